@@ -1,0 +1,113 @@
+//! Makes sled's flush reach the disk, and proves at start that it does.
+//!
+//! On Linux sled 0.34.7 ends every log write with `sync_file_range`, which writes pages out but
+//! neither waits for the drive's cache nor commits the file's metadata: after a power cut whole
+//! databases were gone. This module defines the C symbol `sync_file_range` in our binary, in terms of
+//! `fdatasync`, so that sled's own ordering of writes becomes real. The count of such calls is kept,
+//! so that a commit can prove that its flush really synced (`docs/adr`).
+//!
+//! What failure leaves behind: a `flush` here that returns an error promises nothing about the disk,
+//! and the caller must acknowledge nobody.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How often our `sync_file_range` has synced.
+static SYNCS: AtomicU64 = AtomicU64::new(0);
+
+/// Stands in for the C library's call of that name, for sled: syncs the file's data and the metadata
+/// needed to read it back.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)] // the one place: it replaces a C symbol that a dependency calls
+mod interpose {
+    use std::sync::atomic::Ordering;
+
+    /// See the module's doc. Returns 0, or -1 with `errno` set by `fdatasync`.
+    #[unsafe(no_mangle)]
+    extern "C" fn sync_file_range(
+        fd: libc::c_int,
+        _offset: i64,
+        _bytes: i64,
+        _flags: libc::c_uint,
+    ) -> libc::c_int {
+        // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
+        let result = unsafe { libc::fdatasync(fd) };
+        if result == 0 {
+            super::SYNCS.fetch_add(1, Ordering::Release);
+        }
+        result
+    }
+}
+
+/// How many syncs sled has had so far; for the self-check and the metrics.
+pub fn syncs_total() -> u64 {
+    SYNCS.load(Ordering::Acquire)
+}
+
+/// Why something could not be made durable.
+#[derive(Debug, thiserror::Error)]
+pub enum DurableError {
+    /// sled said no: a full disk, an I/O error, a poisoned handle.
+    #[error("flush failed: {0}")]
+    Flush(#[from] sled::Error),
+    /// The flush returned, but nothing was synced: the guard of this module is not in force.
+    #[error("flush returned without a sync reaching the disk")]
+    NotSynced,
+    /// A file operation failed.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl DurableError {
+    /// For `map_err`: the error with its path.
+    pub fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::Io {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}
+
+/// Flushes what was written to `db`; on return it is on stable storage. `syncs_before` is
+/// [`syncs_total`] as it was before the caller's first write since the last flush; `None` where nothing
+/// was written.
+///
+/// # Errors
+/// [`DurableError::Flush`] and [`DurableError::NotSynced`]; then nothing may be acknowledged.
+pub fn flush(db: &sled::Db, syncs_before: Option<u64>) -> Result<(), DurableError> {
+    db.flush()?;
+    if cfg!(target_os = "linux") && syncs_before == Some(syncs_total()) {
+        return Err(DurableError::NotSynced);
+    }
+    Ok(())
+}
+
+/// Syncs a directory, so that names made or removed in it survive a power cut.
+pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
+    File::open(dir)
+        .and_then(|d| d.sync_all())
+        .map_err(DurableError::io(dir))
+}
+
+/// Replaces `path` by a file with `bytes`, durably: afterwards either the old or the new content is there.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    let mut file = File::create(&temporary).map_err(DurableError::io(&temporary))?;
+    file.write_all(bytes)
+        .map_err(DurableError::io(&temporary))?;
+    file.sync_all().map_err(DurableError::io(&temporary))?;
+    std::fs::rename(&temporary, path).map_err(DurableError::io(path))?;
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
+        _ => sync_dir(Path::new(".")),
+    }
+}

@@ -1,0 +1,4 @@
+//! The village's side: a local MQTT broker whose PUBACK means "on disk", and the way to the hub.
+
+pub mod durable;
+pub mod store;

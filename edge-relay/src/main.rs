@@ -1,0 +1,3 @@
+//! The `edge-relay` binary.
+
+fn main() {}
