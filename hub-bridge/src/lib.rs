@@ -2,5 +2,10 @@
 
 pub mod backlog;
 pub mod clock;
+pub mod hub_url;
 pub mod identity;
 pub mod reading;
+pub mod secret;
+pub mod settings;
+pub mod topic;
+pub mod window;
