@@ -1,5 +1,10 @@
 //! The village's side: a local MQTT broker whose PUBACK means "on disk", and the way to the hub.
 
+pub mod admin;
+pub mod clock;
+pub mod config;
 pub mod durable;
 pub mod listener;
+pub mod logs;
+pub mod machine;
 pub mod store;

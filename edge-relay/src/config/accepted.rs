@@ -64,10 +64,12 @@ fn header(file: &Path) -> String {
 pub(super) fn keep(loaded: &Loaded) -> std::io::Result<()> {
     let dir = &loaded.settings.data_dir;
     let path = dir.join(ACCEPTED_FILE);
-    let body = loaded.text.strip_prefix("# Accepted from ").map_or(
-        loaded.text.as_str(),
-        |rest| rest.split_once('\n').map_or("", |(_, body)| body),
-    );
+    let body = loaded
+        .text
+        .strip_prefix("# Accepted from ")
+        .map_or(loaded.text.as_str(), |rest| {
+            rest.split_once('\n').map_or("", |(_, body)| body)
+        });
     let text = format!("{}\n{body}", header(&loaded.file));
     if std::fs::read_to_string(&path).is_ok_and(|kept| kept == text) {
         return Ok(());

@@ -31,7 +31,9 @@ impl FromStr for Span {
         }
         humantime::parse_duration(text.trim())
             .map(Self)
-            .map_err(|_| format!("{text:?} is not a duration such as \"15s\", \"10 min\" or \"7 days\""))
+            .map_err(|_| {
+                format!("{text:?} is not a duration such as \"15s\", \"10 min\" or \"7 days\"")
+            })
     }
 }
 
@@ -130,7 +132,10 @@ pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Str
             Ok(text.split(',').map(|item| item.trim().to_owned()).collect())
         }
 
-        fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut items: A) -> Result<Self::Value, A::Error> {
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut items: A,
+        ) -> Result<Self::Value, A::Error> {
             let mut list = Vec::new();
             while let Some(item) = items.next_element()? {
                 list.push(item);
@@ -148,7 +153,14 @@ mod tests {
 
     #[test]
     fn durations_as_people_write_them() {
-        for (text, seconds) in [("15s", 15), ("15 min", 900), ("1h 30min", 5400), ("7 days", 604_800), ("0", 0), ("0s", 0)] {
+        for (text, seconds) in [
+            ("15s", 15),
+            ("15 min", 900),
+            ("1h 30min", 5400),
+            ("7 days", 604_800),
+            ("0", 0),
+            ("0s", 0),
+        ] {
             assert_eq!(text.parse::<Span>(), Ok(Span::seconds(seconds)), "{text}");
         }
         for text in ["", "15", "abc", "-1s", "15 parsecs"] {
@@ -158,7 +170,13 @@ mod tests {
 
     #[test]
     fn sizes_as_people_write_them() {
-        for (text, bytes) in [("256 KiB", 262_144), ("4GiB", 4 << 30), ("1 kB", 1000), ("17", 17), ("0 B", 0)] {
+        for (text, bytes) in [
+            ("256 KiB", 262_144),
+            ("4GiB", 4 << 30),
+            ("1 kB", 1000),
+            ("17", 17),
+            ("0 B", 0),
+        ] {
             assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
         }
         for text in ["", "KiB", "12 parsecs", "-1"] {
@@ -168,10 +186,22 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_print_as_they_are_read() {
-        for size in [Size(0), Size(17), Size::kib(256), Size::mib(64), Size::gib(4), Size(1000)] {
+        for size in [
+            Size(0),
+            Size(17),
+            Size::kib(256),
+            Size::mib(64),
+            Size::gib(4),
+            Size(1000),
+        ] {
             assert_eq!(size.to_string().parse(), Ok(size));
         }
-        for span in [Span::seconds(0), Span::seconds(15), Span::seconds(604_800), Span::millis(200)] {
+        for span in [
+            Span::seconds(0),
+            Span::seconds(15),
+            Span::seconds(604_800),
+            Span::millis(200),
+        ] {
             assert_eq!(span.to_string().parse(), Ok(span));
         }
     }

@@ -88,7 +88,9 @@ impl LiveConfig {
             ..ConfigStatus::default()
         };
         match &start.file_refused {
-            Some(refused) => error!(error = %refused, "configuration invalid, running with the last accepted one"),
+            Some(refused) => {
+                error!(error = %refused, "configuration invalid, running with the last accepted one")
+            }
             None => keep(&start.loaded),
         }
         Self {
@@ -138,14 +140,19 @@ impl LiveConfig {
             if let Err(reason) = target.apply(&loaded.settings) {
                 for target in &self.targets {
                     if let Err(error) = target.apply(&state.in_force.settings) {
-                        error!(error, "the configuration in force could not be applied again");
+                        error!(
+                            error,
+                            "the configuration in force could not be applied again"
+                        );
                     }
                 }
                 return Err(unusable(&loaded, reason));
             }
         }
         let mut kept = loaded.clone();
-        kept.settings.data_dir.clone_from(&state.in_force.settings.data_dir);
+        kept.settings
+            .data_dir
+            .clone_from(&state.in_force.settings.data_dir);
         keep(&kept);
         state.in_force = loaded;
         Ok(Reloaded {
@@ -182,7 +189,10 @@ fn note_refused(status: &mut ConfigStatus, refused: &ConfigError) {
     let text = refused.to_string();
     if status.last_error.as_ref() != Some(&text) {
         status.refused_total += 1;
-        warn!(error = text, "configuration refused, the old one stays in force");
+        warn!(
+            error = text,
+            "configuration refused, the old one stays in force"
+        );
     }
     status.last_error = Some(text);
 }
@@ -204,6 +214,8 @@ fn differences(
     before: &BTreeMap<String, serde_json::Value>,
     after: &BTreeMap<String, serde_json::Value>,
 ) -> Vec<String> {
-    let keys = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
+    let keys = after
+        .iter()
+        .filter(|(key, value)| before.get(*key) != Some(value));
     keys.map(|(key, _)| key.clone()).collect()
 }

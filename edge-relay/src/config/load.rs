@@ -153,8 +153,13 @@ fn find_unknown(prefix: &str, value: &Value, known: &[String], unknown: &mut Vec
 
 /// The nearest key, or all of the section.
 fn suggestion(key: &str, known: &[String]) -> String {
+    let sections = known
+        .iter()
+        .filter_map(|k| k.split_once('.').map(|(section, _)| section));
     let nearest = known
         .iter()
+        .map(String::as_str)
+        .chain(sections)
         .map(|k| (strsim::damerau_levenshtein(k, key), k))
         .min()
         .filter(|(distance, _)| *distance <= 1 + key.len() / 4);
@@ -221,7 +226,9 @@ fn remove(tree: &mut Value, key: &str) -> bool {
         return true;
     }
     match key.split_once('.') {
-        Some((first, rest)) => table.get_mut(first).is_some_and(|inner| remove(inner, rest)),
+        Some((first, rest)) => table
+            .get_mut(first)
+            .is_some_and(|inner| remove(inner, rest)),
         None => false,
     }
 }

@@ -102,11 +102,7 @@ fn join(prefix: &str, name: &str) -> String {
 }
 
 /// A tree of tables as one flat map, `section.key` to value.
-fn flatten(
-    prefix: &str,
-    tree: &serde_json::Value,
-    keys: &mut BTreeMap<String, serde_json::Value>,
-) {
+fn flatten(prefix: &str, tree: &serde_json::Value, keys: &mut BTreeMap<String, serde_json::Value>) {
     match tree {
         serde_json::Value::Object(table) => {
             for (name, value) in table {

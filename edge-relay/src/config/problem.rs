@@ -100,7 +100,11 @@ impl Complaints {
     }
 
     /// Takes the value, or complains and gives nothing.
-    pub(super) fn check<T, E: fmt::Display>(&mut self, key: &str, result: Result<T, E>) -> Option<T> {
+    pub(super) fn check<T, E: fmt::Display>(
+        &mut self,
+        key: &str,
+        result: Result<T, E>,
+    ) -> Option<T> {
         result.map_err(|error| self.add(key, error)).ok()
     }
 

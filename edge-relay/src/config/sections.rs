@@ -67,18 +67,30 @@ pub struct Mqtt {
     pub connections_max: u32,
     /// Publishes of one client that may wait for their acknowledgement.
     pub in_flight_max: u16,
+    /// Topic aliases an MQTT 5 client may use.
+    pub topic_alias_max: u16,
     /// How long a client may take from connecting to the end of its CONNECT.
     pub connect_timeout: Span,
     /// How long a client that asked for no keep alive may be silent; zero: for ever.
     pub idle_timeout: Span,
-    /// How long the state of an absent client is kept at most.
+    /// How long a client may take nothing of what is written to it.
+    pub write_timeout: Span,
+    /// How long the session of an absent client is kept at most.
     pub session_expiry_max: Span,
-    /// Messages kept for one absent or slow client.
-    pub session_messages_max: u32,
-    /// Bytes kept for one absent or slow client.
-    pub session_bytes_max: Size,
+    /// Sessions that outlive their connection.
+    pub sessions_max: u32,
+    /// Messages that wait for one session.
+    pub session_queue_messages_max: u32,
+    /// Bytes of messages that wait for one session.
+    pub session_queue_bytes_max: Size,
+    /// Bytes of messages that wait for all sessions.
+    pub queues_bytes_max: Size,
+    /// Subscriptions of one session.
+    pub session_subscriptions_max: u32,
     /// Retained messages.
     pub retained_max: u32,
+    /// Bytes of retained messages.
+    pub retained_bytes_max: Size,
     /// TLS for meters.
     pub tls: MqttTls,
 }
@@ -92,13 +104,19 @@ impl Default for Mqtt {
             forward: vec!["#".to_owned()],
             packet_bytes_max: Size::kib(256),
             connections_max: 1000,
-            in_flight_max: 100,
+            in_flight_max: 256,
+            topic_alias_max: 32,
             connect_timeout: Span::seconds(10),
             idle_timeout: Span::seconds(0),
+            write_timeout: Span::seconds(30),
             session_expiry_max: Span::seconds(7 * 86_400),
-            session_messages_max: 1000,
-            session_bytes_max: Size::mib(1),
+            sessions_max: 1000,
+            session_queue_messages_max: 1000,
+            session_queue_bytes_max: Size::mib(1),
+            queues_bytes_max: Size::mib(16),
+            session_subscriptions_max: 1000,
             retained_max: 10_000,
+            retained_bytes_max: Size::mib(8),
             tls: MqttTls::default(),
         }
     }
@@ -150,10 +168,12 @@ pub struct Hub {
     pub connect_timeout: Span,
     /// A connection that owes something and moves nothing for so long is torn down.
     pub progress_timeout: Span,
+    /// The first wait between two tries to connect, doubled with each failure.
+    pub retry_first: Span,
     /// The longest wait between two tries to connect.
-    pub reconnect_max: Span,
-    /// The longest wait where the hub refuses.
-    pub refused_wait_max: Span,
+    pub retry_max: Span,
+    /// The longest wait where the hub says no, which time does not cure.
+    pub retry_max_rejected: Span,
     /// Connections at a time, where the hub's receive maximum would starve the link.
     pub connections_max: u16,
     /// Readings in flight on one connection.
@@ -179,11 +199,12 @@ impl Default for Hub {
             keep_alive: Span::seconds(60),
             connect_timeout: Span::seconds(15),
             progress_timeout: Span::seconds(15),
-            reconnect_max: Span::seconds(60),
-            refused_wait_max: Span::seconds(900),
+            retry_first: Span::millis(200),
+            retry_max: Span::seconds(60),
+            retry_max_rejected: Span::seconds(900),
             connections_max: 16,
-            in_flight_max: 1000,
-            in_flight_bytes_max: Size::mib(1),
+            in_flight_max: 4096,
+            in_flight_bytes_max: Size::mib(2),
         }
     }
 }
@@ -202,6 +223,8 @@ impl std::fmt::Debug for Hub {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Drain {
+    /// Whether there is a nightly drain at all.
+    pub enabled: bool,
     /// Village time it begins.
     pub at: String,
     /// Village time it gives up.
@@ -210,21 +233,28 @@ pub struct Drain {
     pub time_zone: String,
     /// Villages begin spread over so long after `at`.
     pub stagger: Span,
-    /// Attempts before the drain ends as failed.
-    pub attempts: u32,
+    /// Failed attempts after which the drain ends as failed.
+    pub attempts_max: u32,
+    /// An attempt fails when so long passes without progress.
+    pub attempt_timeout: Span,
     /// The wait after the first failed attempt; the second waits twice as long, and so on.
     pub attempt_wait: Span,
+    /// How often a drain runs where the clock cannot be trusted, in uptime.
+    pub untrusted_interval: Span,
 }
 
 impl Default for Drain {
     fn default() -> Self {
         Self {
+            enabled: true,
             at: "02:00".to_owned(),
             until: "06:00".to_owned(),
             time_zone: "Africa/Douala".to_owned(),
             stagger: Span::seconds(900),
-            attempts: 6,
+            attempts_max: 5,
+            attempt_timeout: Span::seconds(15),
             attempt_wait: Span::seconds(10),
+            untrusted_interval: Span::seconds(86_400),
         }
     }
 }

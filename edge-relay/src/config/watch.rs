@@ -31,7 +31,13 @@ pub fn watch(files: &[PathBuf]) -> notify::Result<Watcher> {
     let notify = changed.clone();
     let inner = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Reading a file is no change; anything else may be one.
-        if !matches!(event, Ok(notify::Event { kind: EventKind::Access(_), .. })) {
+        if !matches!(
+            event,
+            Ok(notify::Event {
+                kind: EventKind::Access(_),
+                ..
+            })
+        ) {
             notify.notify_one();
         }
     })?;
@@ -64,17 +70,27 @@ impl Watcher {
     /// Resolves when something changed and has settled.
     pub async fn changed(&self) {
         self.changed.notified().await;
-        while tokio::time::timeout(SETTLE, self.changed.notified()).await.is_ok() {}
+        while tokio::time::timeout(SETTLE, self.changed.notified())
+            .await
+            .is_ok()
+        {}
     }
 }
 
 /// Where `file` is named, and where it lies if that name is a link.
 fn directories_of(file: &Path) -> BTreeSet<PathBuf> {
     let named = file.parent().map(|dir| {
-        if dir.as_os_str().is_empty() { PathBuf::from(".") } else { dir.to_owned() }
+        if dir.as_os_str().is_empty() {
+            PathBuf::from(".")
+        } else {
+            dir.to_owned()
+        }
     });
     let real = file.canonicalize().ok();
-    let lies = real.as_ref().and_then(|file| file.parent()).map(Path::to_owned);
+    let lies = real
+        .as_ref()
+        .and_then(|file| file.parent())
+        .map(Path::to_owned);
     let named_absolute = named.as_ref().and_then(|dir| dir.canonicalize().ok());
     named
         .into_iter()
