@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{ConfigError, Environment, Loaded, Settings, accepted, flatten, load};
 
 /// Keys (or whole sections) whose change takes a restart.
-const RESTART_KEYS: [&str; 9] = [
+pub(super) const RESTART_KEYS: [&str; 9] = [
     "village_id",
     "data_dir",
     "mqtt.listen",

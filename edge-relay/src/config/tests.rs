@@ -299,3 +299,74 @@ fn a_start_falls_back_on_the_last_accepted_file() {
         "another file's accepted one is no stand-in"
     );
 }
+
+const SHIPPED: &str = include_str!("../../../broker.toml");
+
+/// Each key of the shipped file with what its comment says of the default.
+fn documented() -> BTreeMap<String, String> {
+    let mut section = String::new();
+    let mut default = None;
+    let mut keys = BTreeMap::new();
+    for line in SHIPPED.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            name.trim_end_matches(']').clone_into(&mut section);
+        } else if line == "# Required." {
+            default = Some("none".to_owned());
+        } else if let Some(text) = line.strip_prefix("# Default: ") {
+            default = Some(text.to_owned());
+        } else if let Some((name, _)) = line.trim_start_matches("# ").split_once(" = ")
+            && let Some(default) = default.take()
+        {
+            keys.insert(join(&section, name), default);
+        }
+    }
+    keys
+}
+
+#[test]
+fn the_shipped_file_passes() {
+    let loaded = at("broker.toml", SHIPPED, &[]).unwrap();
+    assert_eq!(loaded.config.village_id.as_deref(), Some("bamenda-01"));
+}
+
+#[test]
+fn the_shipped_file_explains_every_key_with_its_default() {
+    let documented = documented();
+    let known = load::known_keys();
+    let names = |keys: Vec<&String>| keys.into_iter().cloned().collect::<Vec<_>>();
+    assert_eq!(names(documented.keys().collect()), names(known.keys().collect()));
+    for (key, value) in known {
+        let said = documented[&key].as_str();
+        if value.is_null() {
+            let computed = key == "mqtt.allow_anonymous" && said.starts_with("true where mqtt.listen");
+            assert!(computed || said == "none", "{key}: {said}");
+        } else {
+            let said: toml::Table = toml::from_str(&format!("default = {said}")).unwrap();
+            let said = serde_json::to_value(&said["default"]).unwrap();
+            assert_eq!(said, value, "{key}");
+        }
+    }
+}
+
+#[test]
+fn the_shipped_file_uncommented_parses() {
+    let uncommented: String = SHIPPED
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(name, _)| load::known_keys().keys().any(|k| k.ends_with(name))) => rest,
+            _ => line,
+        })
+        .fold(String::new(), |text, line| text + line + "\n");
+    let error = parse(Path::new("broker.toml"), &uncommented, &Environment::new(), NamedFiles::Unchecked).unwrap_err();
+    let keys: Vec<&str> = error.problems.iter().map(|p| p.key.as_str()).collect();
+    // The example values of the keys that exclude each other; everything else of them is right.
+    assert_eq!(keys, ["hub.url", "hub.password_file"], "{error}");
+}
+
+#[test]
+fn the_restart_keys_exist_and_are_marked_in_the_shipped_file() {
+    let known = load::known_keys();
+    let marked = SHIPPED.lines().filter(|line| line.starts_with('#') && line.ends_with("(restart)")).count();
+    assert!(live::RESTART_KEYS.iter().all(|key| known.contains_key(*key)));
+    assert_eq!(marked, live::RESTART_KEYS.len());
+}
