@@ -1,5 +1,6 @@
 //! What meters connect to.
 
+pub(crate) mod codec;
 mod settings;
 mod stats;
 
