@@ -4,3 +4,5 @@ pub mod broker;
 pub mod durable;
 pub mod listener;
 pub mod store;
+pub mod tls;
+pub mod users;
