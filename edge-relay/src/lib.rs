@@ -12,3 +12,5 @@ pub mod logs;
 pub mod machine;
 pub mod store;
 pub mod supervisor;
+pub mod tls;
+pub mod users;

@@ -33,13 +33,12 @@ use subscriptions::{SessionKey, Subscriptions};
 use will::Wills;
 
 pub use routing::Publication;
-pub use sessions::{Attach, AttachError, Attached};
+pub use sessions::{Attach, AttachError, Attached, Left};
 pub use state::{Durable, StateError};
 
 /// What the broker is bounded by.
 #[derive(Debug, Clone)]
 struct Limits {
-    in_flight_max: u16,
     sessions_max: usize,
     queue_messages_max: usize,
     queue_bytes_max: usize,
@@ -52,7 +51,6 @@ struct Limits {
 impl From<&Settings> for Limits {
     fn from(settings: &Settings) -> Self {
         Self {
-            in_flight_max: settings.in_flight_max,
             sessions_max: settings.sessions_max,
             queue_messages_max: settings.session_queue_messages_max,
             queue_bytes_max: settings.session_queue_bytes_max,

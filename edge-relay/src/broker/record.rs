@@ -20,7 +20,7 @@ const VERSION: u8 = 1;
 
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Key {
+pub(super) enum Key {
     /// A session, by client id.
     Session(String),
     /// What waits for a session, by client id and number.
@@ -35,7 +35,7 @@ pub enum Key {
 
 impl Key {
     /// The key as bytes.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Self::Session(client) => about(b's', client, &[]),
             Self::Queued(client, number) => about(b'q', client, &number.to_be_bytes()),
@@ -46,7 +46,7 @@ impl Key {
     }
 
     /// The key again; `None` where the bytes are none.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let (length, rest) = rest.split_first_chunk::<4>()?;
         let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
@@ -111,17 +111,17 @@ struct MessageV1 {
 
 /// A session that comes back from disk.
 #[derive(Debug, PartialEq, Eq)]
-pub struct StoredSession {
+pub(super) struct StoredSession {
     /// How long it outlives its connection.
-    pub expiry: Duration,
+    pub(super) expiry: Duration,
     /// The number that its next delivery gets, or lower: what is queued counts too.
-    pub next_number: u64,
+    pub(super) next_number: u64,
     /// Filter to options.
-    pub subscriptions: BTreeMap<String, Options>,
+    pub(super) subscriptions: BTreeMap<String, Options>,
 }
 
 /// A session as a value.
-pub fn encode_session(session: &super::session::Session) -> Vec<u8> {
+pub(super) fn encode_session(session: &super::session::Session) -> Vec<u8> {
     seal(&SessionV1 {
         expiry_s: session.expiry.as_secs(),
         next_number: session.next_number(),
@@ -140,7 +140,7 @@ pub fn encode_session(session: &super::session::Session) -> Vec<u8> {
 }
 
 /// The session again.
-pub fn decode_session(bytes: &[u8]) -> Option<StoredSession> {
+pub(super) fn decode_session(bytes: &[u8]) -> Option<StoredSession> {
     let v1: SessionV1 = open(bytes)?;
     let options = |s: &SubscriptionV1| Options {
         qos: s.qos.min(2),
@@ -160,7 +160,7 @@ pub fn decode_session(bytes: &[u8]) -> Option<StoredSession> {
 }
 
 /// A delivery as a value. `now`: the monotonic clock.
-pub fn encode_delivery(delivery: &Delivery, now: Duration) -> Vec<u8> {
+pub(super) fn encode_delivery(delivery: &Delivery, now: Duration) -> Vec<u8> {
     seal(&DeliveryV1 {
         qos: delivery.qos,
         retain: delivery.retain,
@@ -170,7 +170,7 @@ pub fn encode_delivery(delivery: &Delivery, now: Duration) -> Vec<u8> {
 }
 
 /// The delivery again.
-pub fn decode_delivery(bytes: &[u8], now: Duration) -> Option<Delivery> {
+pub(super) fn decode_delivery(bytes: &[u8], now: Duration) -> Option<Delivery> {
     let v1: DeliveryV1 = open(bytes)?;
     Some(Delivery {
         qos: v1.qos.min(2),
@@ -181,12 +181,12 @@ pub fn decode_delivery(bytes: &[u8], now: Duration) -> Option<Delivery> {
 }
 
 /// A retained message as a value.
-pub fn encode_message(message: &Message, now: Duration) -> Vec<u8> {
+pub(super) fn encode_message(message: &Message, now: Duration) -> Vec<u8> {
     seal(&message_v1(message, now))
 }
 
 /// The message again.
-pub fn decode_message(bytes: &[u8], now: Duration) -> Option<Message> {
+pub(super) fn decode_message(bytes: &[u8], now: Duration) -> Option<Message> {
     open::<MessageV1>(bytes).map(|v1| message(v1, now))
 }
 

@@ -32,6 +32,19 @@ pub struct Attach {
     pub connection: u64,
 }
 
+/// A connection that is gone.
+#[derive(Debug)]
+pub struct Left {
+    /// Its session.
+    pub key: SessionKey,
+    /// Its number.
+    pub connection: u64,
+    /// A new session expiry, from its DISCONNECT.
+    pub expiry: Option<Duration>,
+    /// Its will, unless it went with a word.
+    pub will: Option<Will>,
+}
+
 /// A session, attached.
 #[derive(Debug)]
 pub struct Attached {
@@ -107,10 +120,18 @@ impl Broker {
         Ok(attached)
     }
 
-    /// The connection is gone. `expiry`: a new one from its DISCONNECT. Does nothing where the session was taken over.
+    /// The connection is gone. `expiry`: a new one from its DISCONNECT. `will`: what it leaves, unless it went with
+    /// a word. Where the session was taken over, that one stays as it is.
     ///
-    /// Returns false where it was.
-    pub fn detach(&self, key: SessionKey, connection: u64, expiry: Option<Duration>) -> bool {
+    /// Returns the will if it is to be published now: where it has no delay, or the session is at its end
+    /// (MQTT 5, 3.1.3.2.2).
+    pub fn leave(&self, left: Left) -> Option<Will> {
+        let Left {
+            key,
+            connection,
+            expiry,
+            will,
+        } = left;
         let now = self.clock.monotonic();
         let mut core = self.core.lock();
         let mut changes = Vec::new();
@@ -124,16 +145,19 @@ impl Broker {
         if ended == Some(true) {
             core.end_session(key, &mut changes);
         }
+        let due = match will {
+            Some(will) if will.delay.is_zero() || !core.sessions.contains_key(&key) => Some(will),
+            Some(will) if ended.is_some() => {
+                let due = now + will.delay;
+                core.wills.wait(will, due);
+                None
+            }
+            _ => None,
+        };
         core.count_bytes();
         self.measure(&core);
         self.state.submit(changes);
-        ended.is_some()
-    }
-
-    /// Leaves a will to be published after its delay, or when the session ends.
-    pub fn delay_will(&self, will: Will) {
-        let due = self.clock.monotonic() + will.delay;
-        self.core.lock().wills.wait(will, due);
+        due
     }
 
     /// Once a second: ends sessions whose time is over, forgets what expired. Returns the wills that are due.

@@ -35,7 +35,7 @@ pub struct StateError(String);
 pub type Durable = oneshot::Receiver<Result<(), StateError>>;
 
 /// One change: a value, or none where the key is to go.
-pub type Change = (Vec<u8>, Option<Vec<u8>>);
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
 struct Waiter {
     since: Instant,
@@ -55,7 +55,7 @@ struct Shared {
 }
 
 /// The database and its commit thread.
-pub struct State {
+pub(super) struct State {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -75,7 +75,7 @@ impl State {
     ///
     /// # Errors
     /// Where not even an empty database can be made.
-    pub fn open(
+    pub(super) fn open(
         dir: &Path,
         quarantine: &Path,
         hold_max: Duration,
@@ -111,7 +111,7 @@ impl State {
     }
 
     /// Hands changes over; they are committed soon, in one batch with others.
-    pub fn submit(&self, changes: Vec<Change>) {
+    pub(super) fn submit(&self, changes: Vec<Change>) {
         if !changes.is_empty() {
             self.shared.pending.lock().changes.extend(changes);
             self.shared.wake.notify_one();
@@ -119,7 +119,7 @@ impl State {
     }
 
     /// Hands changes over, and tells when they, and all that was handed over before, are durable.
-    pub fn commit(&self, changes: Vec<Change>) -> Durable {
+    pub(super) fn commit(&self, changes: Vec<Change>) -> Durable {
         let (done, durable) = oneshot::channel();
         let mut pending = self.shared.pending.lock();
         pending.changes.extend(changes);
@@ -133,7 +133,7 @@ impl State {
     }
 
     /// Commits what waits, and ends the thread. Blocks on the disk.
-    pub fn close(&self) {
+    pub(super) fn close(&self) {
         self.shared.pending.lock().closed = true;
         self.shared.wake.notify_one();
         if let Some(thread) = self.thread.lock().take()

@@ -28,6 +28,16 @@ impl Counter {
 pub struct Gauge(AtomicU64);
 
 impl Gauge {
+    /// One more.
+    pub fn up(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn down(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Sets it.
     pub fn set(&self, n: u64) {
         self.0.store(n, Ordering::Relaxed);

@@ -1,6 +1,6 @@
 //! The packets that a client may send once it is connected.
 
-use rumqttd::protocol::{DisconnectReasonCode, Filter, QoS, RetainForwardRule};
+use rumqttd::protocol::{DisconnectReasonCode, Filter, RetainForwardRule};
 
 use super::Version;
 use super::properties::{Place, Properties};
@@ -208,11 +208,6 @@ fn disconnect<'a>(version: Version, reader: &mut Reader<'_>) -> Result<Packet<'a
         with_will: reason != 0,
         session_expiry_s,
     })
-}
-
-/// A `QoS` as its number.
-pub(crate) fn qos_number(qos: QoS) -> u8 {
-    qos as u8
 }
 
 /// The violation of a PUBLISH whose topic is no topic name.
