@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod broker;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod disk;
@@ -10,6 +11,8 @@ pub mod durable;
 pub mod listener;
 pub mod logs;
 pub mod machine;
+pub mod metrics;
+pub mod run;
 pub mod store;
 pub mod supervisor;
 pub mod tls;

@@ -60,6 +60,13 @@ pub(crate) struct AdminArgs {
     token_file: Option<PathBuf>,
 }
 
+impl AdminArgs {
+    /// Whether the relay of the configuration is meant, on this machine.
+    fn is_default(&self) -> bool {
+        self.admin.is_none()
+    }
+}
+
 /// How a command ended.
 enum Ended {
     /// 0.

@@ -19,8 +19,8 @@ pub(super) const RESTART_KEYS: [&str; 9] = [
     "data_dir",
     "mqtt.listen",
     "mqtt.tls.listen",
+    "mqtt.connections_max",
     "admin.listen",
-    "backlog.segment_bytes",
     "backlog.queue_bytes_max",
     "log.format",
     "clock.trust",
@@ -112,6 +112,14 @@ impl LiveConfig {
     /// The settings in force.
     pub fn settings(&self) -> Settings {
         self.state.lock().in_force.settings.clone()
+    }
+
+    /// The configuration file and all files it names.
+    pub fn watched_files(&self) -> Vec<PathBuf> {
+        let state = self.state.lock();
+        let mut files = vec![state.in_force.file.clone()];
+        files.extend(state.in_force.settings.named_files.iter().cloned());
+        files
     }
 
     /// Reads the file again and applies it. Blocks on the disk.

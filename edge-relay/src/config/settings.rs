@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use hub_bridge::backlog::Mark;
 use hub_bridge::identity::VillageId;
 use hub_bridge::settings::{
     BridgeSettings, Confirm, DrainSettings, Format, HubSettings, ProtocolChoice, RetrySettings,
@@ -13,6 +14,8 @@ use hub_bridge::settings::{
 use super::problem::Complaints;
 use super::sections::{self, Config};
 use super::{NamedFiles, Size};
+use crate::broker::topic;
+use crate::listener::ListenError;
 use crate::{admin, clock, listener, logs, store};
 
 /// What each component takes.
@@ -83,10 +86,14 @@ impl Settings {
             drain,
             retry,
         };
+        let listener = listener?;
+        if check == NamedFiles::Checked && complaints.0.is_empty() {
+            check_listener_files(&listener, complaints);
+        }
         Some(Self {
             store: store_settings(&config.backlog, data_dir.clone(), village),
             data_dir,
-            listener: listener?,
+            listener,
             bridge,
             admin: admin?,
             log: log?,
@@ -97,6 +104,13 @@ impl Settings {
 }
 
 impl Named<'_> {
+    /// The file's path. It may be missing: `user add` makes it.
+    fn path(&mut self, path: Option<&PathBuf>) -> Option<PathBuf> {
+        let path = self.base.join(path?);
+        self.files.push(path.clone());
+        Some(path)
+    }
+
     /// The file's path; complains where it must be there and cannot be read.
     fn file(
         &mut self,
@@ -188,7 +202,7 @@ fn listener_settings(
     check_mqtt(mqtt, complaints);
     let listen = address("mqtt.listen", &mqtt.listen, complaints);
     let tls = tls_settings(&mqtt.tls, named, complaints);
-    let users_file = named.file("mqtt.users_file", mqtt.users_file.as_ref(), complaints);
+    let users_file = named.path(mqtt.users_file.as_ref());
     let listen = listen?;
     let loopback =
         listen.ip().is_loopback() && tls.as_ref().is_none_or(|t| t.listen.ip().is_loopback());
@@ -273,22 +287,18 @@ fn check_mqtt(mqtt: &sections::Mqtt, complaints: &mut Complaints) {
     }
 }
 
-/// Whether readings can be picked by `filter`: a valid topic filter (MQTT 5, 4.7.1), of no `$` topics.
-fn is_forward_filter(filter: &str) -> bool {
-    let mut levels = filter.split('/').peekable();
-    let mut valid = !filter.is_empty()
-        && filter.len() <= 65_535
-        && !filter.contains('\0')
-        && !filter.starts_with('$');
-    while let Some(level) = levels.next() {
-        let last = levels.peek().is_none();
-        valid &= match level {
-            "#" => last,
-            "+" => true,
-            level => !level.contains(['#', '+']),
-        };
-    }
-    valid
+/// What the files for meters hold: certificates, keys, users.
+fn check_listener_files(settings: &listener::Settings, complaints: &mut Complaints) {
+    let Err(error) = listener::check_settings(settings) else {
+        return;
+    };
+    let key = match &error {
+        ListenError::Tls(_) => "mqtt.tls.cert_file",
+        ListenError::Users(_) => "mqtt.users_file",
+        ListenError::Forward { .. } => "mqtt.forward",
+        ListenError::Bind { .. } | ListenError::State(_) | ListenError::Start(_) => "mqtt.listen",
+    };
+    complaints.add(key, error);
 }
 
 fn tls_settings(
@@ -450,6 +460,7 @@ fn store_settings(
         bytes_max: backlog.bytes_max.0,
         disk_free_min: backlog.disk_free_min.0,
         alarm_at: backlog.alarm_at,
+        confirm: Mark::Forwarded,
         keep_forwarded: backlog.keep_forwarded.0,
         segment_bytes: backlog.segment_bytes.0,
         commit_delay: backlog.commit_delay.0,

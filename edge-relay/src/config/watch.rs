@@ -3,7 +3,8 @@
 //! Directories, not files: editors write a new file and rename it, and a Kubernetes `ConfigMap` swaps a
 //! symbolic link `..data`. Events are gathered for a moment, so that a save of many steps is read once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +13,40 @@ use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-/// How long events are gathered before one reload.
+/// How long events are gathered before one reload, and at most how often.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How often the files are looked at without an event: some network and overlay file systems tell none.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Watches as long as it lives.
 pub struct Watcher {
     inner: notify::RecommendedWatcher,
     watched: BTreeSet<PathBuf>,
+    files: BTreeMap<PathBuf, Option<Look>>,
     changed: Arc<Notify>,
+}
+
+/// What tells one content of a file from another without reading it.
+#[derive(Debug, PartialEq, Eq)]
+struct Look {
+    inode: u64,
+    bytes: u64,
+    modified_s: i64,
+    modified_ns: i64,
+}
+
+impl Look {
+    /// `None` where there is no such file.
+    fn at(file: &Path) -> Option<Self> {
+        let found = std::fs::metadata(file).ok()?;
+        Some(Self {
+            inode: found.ino(),
+            bytes: found.len(),
+            modified_s: found.mtime(),
+            modified_ns: found.mtime_nsec(),
+        })
+    }
 }
 
 /// Begins to watch the directories of `files`.
@@ -44,6 +71,7 @@ pub fn watch(files: &[PathBuf]) -> notify::Result<Watcher> {
     let mut watcher = Watcher {
         inner,
         watched: BTreeSet::new(),
+        files: BTreeMap::new(),
         changed,
     };
     watcher.follow(files);
@@ -53,6 +81,11 @@ pub fn watch(files: &[PathBuf]) -> notify::Result<Watcher> {
 impl Watcher {
     /// Watches the directories of `files` too, and that a link among them points to.
     pub fn follow(&mut self, files: &[PathBuf]) {
+        for file in files {
+            if !self.files.contains_key(file) {
+                self.files.insert(file.clone(), Look::at(file));
+            }
+        }
         for dir in files.iter().flat_map(|file| directories_of(file)) {
             if self.watched.contains(&dir) {
                 continue;
@@ -67,13 +100,22 @@ impl Watcher {
         }
     }
 
-    /// Resolves when something changed and has settled.
-    pub async fn changed(&self) {
-        self.changed.notified().await;
-        while tokio::time::timeout(SETTLE, self.changed.notified())
-            .await
-            .is_ok()
-        {}
+    /// Resolves when one of the files became another, and has settled. Other files of the directories, such as
+    /// the relay's own data, wake it and do not count.
+    pub async fn changed(&mut self) {
+        loop {
+            let _ = tokio::time::timeout(LOOK_EVERY, self.changed.notified()).await;
+            tokio::time::sleep(SETTLE).await;
+            let mut changed = false;
+            for (file, look) in &mut self.files {
+                let now = Look::at(file);
+                changed |= *look != now;
+                *look = now;
+            }
+            if changed {
+                return;
+            }
+        }
     }
 }
 
