@@ -25,7 +25,12 @@ pub const EXIT_CONFIG: u8 = 78;
 #[command(name = "edge-relay", version)]
 struct Cli {
     /// The configuration file.
-    #[arg(long, global = true, default_value = "broker.toml", env = "EDGE_RELAY_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "broker.toml",
+        env = "EDGE_RELAY_CONFIG"
+    )]
     config: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
