@@ -122,7 +122,14 @@ async fn the_night_drains_and_is_not_drained_twice() {
     tokio::time::sleep(Duration::from_millis(600)).await;
     village.clock.move_to("2026-06-02T01:01:00Z");
     tokio::time::sleep(Duration::from_millis(600)).await;
-    let causes: Vec<DrainCause> = village.drains.0.lock().unwrap().iter().map(|r| r.cause).collect();
+    let causes: Vec<DrainCause> = village
+        .drains
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|r| r.cause)
+        .collect();
     assert_eq!(causes, [DrainCause::Missed, DrainCause::Window]);
     village.stop().await;
 }

@@ -21,6 +21,8 @@ pub(super) struct RunningDrain {
     target: Vec<(Epoch, Sequence)>,
     until: Option<UnixMillis>,
     record: watch::Sender<DrainRecord>,
+    /// Readings and bytes that were forwarded before the drain began.
+    counted_before: (u64, u64),
 }
 
 impl Bridge {
@@ -64,28 +66,42 @@ impl Bridge {
         self.parts
             .board
             .update(|board| board.drain = Some(record.clone()));
+        let counted_before = self.parts.board.update(|board| {
+            let counters = &board.counters;
+            (counters.forwarded_readings, counters.forwarded_bytes)
+        });
         let (record, job) = watch::channel(record);
         self.drain = Some(RunningDrain {
             attempts: Attempts::begin(self.now()),
             target: epochs.iter().map(|s| (s.epoch, s.next)).collect(),
             until,
             record,
+            counted_before,
         });
         self.drain_may_be_done().await;
         self.step(Event::Hurry).await;
         DrainJob::new(job, false)
     }
 
-    pub(super) fn drain_moved(&mut self, readings: u64, bytes: u64) {
+    pub(super) fn drain_moved(&mut self) {
         let now = self.now();
-        let Some(drain) = &mut self.drain else { return };
-        drain.attempts = drain.attempts.moved(now);
-        drain.record.send_modify(|record| {
-            record.readings += readings;
-            record.bytes += bytes;
+        if let Some(drain) = &mut self.drain {
+            drain.attempts = drain.attempts.moved(now);
+        }
+        self.count_drained();
+    }
+
+    /// Takes over into the record what the links counted.
+    fn count_drained(&self) {
+        let Some(drain) = &self.drain else { return };
+        self.parts.board.update(|board| {
+            let counters = &board.counters;
+            drain.record.send_modify(|record| {
+                record.readings = counters.forwarded_readings - drain.counted_before.0;
+                record.bytes = counters.forwarded_bytes - drain.counted_before.1;
+            });
+            board.drain = Some(drain.record.borrow().clone());
         });
-        let record = drain.record.borrow().clone();
-        self.parts.board.update(|board| board.drain = Some(record));
     }
 
     /// Ends the drain if the hub has what waited when it began.
@@ -182,6 +198,7 @@ impl Bridge {
     }
 
     pub(super) async fn end_drain(&mut self, outcome: DrainOutcome) {
+        self.count_drained();
         let Some(drain) = self.drain.take() else {
             return;
         };

@@ -164,13 +164,8 @@ impl Bridge {
             },
             LinkEvent::Filled => self.step(Event::Filled).await,
             LinkEvent::Emptied => self.step(Event::Emptied).await,
-            LinkEvent::Moved { readings, bytes } => {
-                self.parts.board.update(|board| {
-                    board.counters.forwarded_readings += readings;
-                    board.counters.forwarded_bytes += bytes;
-                    board.error = None;
-                });
-                self.drain_moved(readings, bytes);
+            LinkEvent::Moved => {
+                self.drain_moved();
                 self.step(Event::Moved).await;
             }
             LinkEvent::Confirmed => self.drain_may_be_done().await,

@@ -24,9 +24,32 @@ impl Link {
         lane: usize,
         answers: Vec<(Ticket, Verdict)>,
     ) -> Result<(), Failure> {
-        let now = self.now();
-        self.progress_at = now;
+        self.progress_at = self.now();
+        let before = self.moved_counts;
         let mut no_subscriber = 0;
+        let heard = self.hear(lane, answers, &mut no_subscriber).await;
+        // Counted before it is confirmed, so that the record of a drain that ends then is whole.
+        let progress_at = self.parts.clock.monotonic();
+        let (readings, bytes) = self.moved_counts;
+        self.parts.board.update(|board| {
+            board.progress_at = Some(progress_at);
+            board.counters.no_subscriber += no_subscriber;
+            board.counters.forwarded_readings += readings - before.0;
+            board.counters.forwarded_bytes += bytes - before.1;
+            if readings > before.0 {
+                board.error = None;
+            }
+        });
+        heard
+    }
+
+    async fn hear(
+        &mut self,
+        lane: usize,
+        answers: Vec<(Ticket, Verdict)>,
+        no_subscriber: &mut u64,
+    ) -> Result<(), Failure> {
+        let now = self.now();
         for (ticket, verdict) in answers {
             let Some(flying) = self.flying.remove(&ticket) else {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
@@ -36,7 +59,7 @@ impl Link {
             match verdict {
                 Verdict::Taken => self.taken(flying),
                 Verdict::NoSubscriber => {
-                    no_subscriber += 1;
+                    *no_subscriber += 1;
                     self.taken(flying);
                 }
                 Verdict::Never(reason) => {
@@ -51,11 +74,6 @@ impl Link {
                 Verdict::Unwanted(reason) => self.unwanted(flying, reason).await?,
             }
         }
-        let progress_at = self.parts.clock.monotonic();
-        self.parts.board.update(|board| {
-            board.progress_at = Some(progress_at);
-            board.counters.no_subscriber += no_subscriber;
-        });
         Ok(())
     }
 
@@ -74,8 +92,9 @@ impl Link {
             self.care.passed(id);
             let now = self.now();
             self.confirms.add(item.epoch, item.reading.sequence, now);
-            self.moved.0 += 1;
-            self.moved.1 += bytes;
+            self.moved = true;
+            self.moved_counts.0 += 1;
+            self.moved_counts.1 += bytes;
         }
     }
 

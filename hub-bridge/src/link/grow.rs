@@ -76,7 +76,7 @@ impl Link {
         Ok(())
     }
 
-    /// More connections, as many again as there are, when for a whole round trip readings waited for nothing but
+    /// More connections, three times as many again, when for a whole round trip readings waited for nothing but
     /// the hub's receive maximum.
     pub(super) fn grow_if_starved(&mut self) {
         let pace = &self.memory.pace;
@@ -97,9 +97,7 @@ impl Link {
             return;
         }
         self.starved_since = None;
-        let more = self
-            .lanes
-            .len()
+        let more = (self.lanes.len() * 3)
             .min(self.connections_max - self.lanes.len())
             .min(self.lanes.clients() - self.lanes.len());
         info!(

@@ -84,12 +84,7 @@ pub(crate) enum LinkEvent {
     /// All that is known of is confirmed.
     Emptied,
     /// The hub acknowledged readings.
-    Moved {
-        /// How many.
-        readings: u64,
-        /// Their size in bytes, as packets.
-        bytes: u64,
-    },
+    Moved,
     /// The backlog was told of acknowledgements.
     Confirmed,
 }
@@ -165,7 +160,8 @@ struct Link {
     rewind_wanted: bool,
     busy: bool,
     progress_at: Duration,
-    moved: (u64, u64),
+    moved: bool,
+    moved_counts: (u64, u64),
 }
 
 /// Runs a link until it breaks or is told to stop. `ask_only`: nothing is sent but the CONNECT.

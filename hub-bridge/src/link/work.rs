@@ -96,7 +96,8 @@ impl Link {
             rewind_wanted: false,
             busy: false,
             progress_at: now,
-            moved: (0, 0),
+            moved: false,
+            moved_counts: (0, 0),
             parts,
         })
     }
@@ -544,9 +545,8 @@ impl Link {
     }
 
     pub(super) async fn tell_moved(&mut self) {
-        let (readings, bytes) = std::mem::take(&mut self.moved);
-        if readings > 0 {
-            self.say(LinkEvent::Moved { readings, bytes }).await;
+        if std::mem::take(&mut self.moved) {
+            self.say(LinkEvent::Moved).await;
         }
     }
 

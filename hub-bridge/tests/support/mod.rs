@@ -9,6 +9,7 @@
 pub mod backlog;
 pub mod fake_hub;
 pub mod mosquitto;
+pub mod thin_link;
 pub mod village;
 
 use std::future::Future;
