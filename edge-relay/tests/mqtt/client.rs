@@ -9,32 +9,32 @@ use tokio::net::TcpStream;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A packet as it came: first byte, and what follows the fixed header.
-pub type Packet = (u8, Vec<u8>);
+pub(crate) type Packet = (u8, Vec<u8>);
 
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
-    pub v5: bool,
+    pub(crate) v5: bool,
 }
 
 /// A PUBLISH, taken apart.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Published {
-    pub dup: bool,
-    pub qos: u8,
-    pub retain: bool,
-    pub topic: String,
-    pub id: u16,
-    pub properties: Vec<u8>,
-    pub payload: Vec<u8>,
+pub(crate) struct Published {
+    pub(crate) dup: bool,
+    pub(crate) qos: u8,
+    pub(crate) retain: bool,
+    pub(crate) topic: String,
+    pub(crate) id: u16,
+    pub(crate) properties: Vec<u8>,
+    pub(crate) payload: Vec<u8>,
 }
 
-pub fn text(text: &str) -> Vec<u8> {
+pub(crate) fn text(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
     bytes.extend(text.as_bytes());
     bytes
 }
 
-pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(first: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     let mut length = body.len();
     loop {
@@ -50,7 +50,14 @@ pub fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// What follows the flags in CONNECT is `rest`: will, user name, password.
-pub fn connect(level: u8, flags: u8, keep_alive: u16, properties: &[u8], id: &str, rest: &[u8]) -> Vec<u8> {
+pub(crate) fn connect(
+    level: u8,
+    flags: u8,
+    keep_alive: u16,
+    properties: &[u8],
+    id: &str,
+    rest: &[u8],
+) -> Vec<u8> {
     let mut body = text("MQTT");
     body.extend([level, flags]);
     body.extend(keep_alive.to_be_bytes());
@@ -64,20 +71,20 @@ pub fn connect(level: u8, flags: u8, keep_alive: u16, properties: &[u8], id: &st
 }
 
 /// Session expiry interval.
-pub fn expiry(seconds: u32) -> Vec<u8> {
+pub(crate) fn expiry(seconds: u32) -> Vec<u8> {
     let mut bytes = vec![17];
     bytes.extend(seconds.to_be_bytes());
     bytes
 }
 
 impl Client {
-    pub async fn open(addr: SocketAddr) -> Self {
+    pub(crate) async fn open(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).await.unwrap();
         Self { stream, v5: false }
     }
 
     /// Connects with MQTT 3.1.1; returns whether a session was present.
-    pub async fn v4(addr: SocketAddr, id: &str, clean: bool) -> (Self, bool) {
+    pub(crate) async fn v4(addr: SocketAddr, id: &str, clean: bool) -> (Self, bool) {
         let mut client = Self::open(addr).await;
         let flags = if clean { 2 } else { 0 };
         client.send(&connect(4, flags, 0, &[], id, &[])).await;
@@ -86,28 +93,39 @@ impl Client {
         (client, body[0] == 1)
     }
 
-    pub async fn v5(addr: SocketAddr, id: &str, clean: bool, properties: &[u8]) -> (Self, bool) {
+    pub(crate) async fn v5(
+        addr: SocketAddr,
+        id: &str,
+        clean: bool,
+        properties: &[u8],
+    ) -> (Self, bool) {
         let mut client = Self::open(addr).await;
         client.v5 = true;
         let flags = if clean { 2 } else { 0 };
-        client.send(&connect(5, flags, 0, properties, id, &[])).await;
+        client
+            .send(&connect(5, flags, 0, properties, id, &[]))
+            .await;
         let (first, body) = client.packet().await;
         assert_eq!((first, body[1]), (0x20, 0), "{body:?}");
         (client, body[0] == 1)
     }
 
-    pub async fn send(&mut self, bytes: &[u8]) {
+    pub(crate) async fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).await.unwrap();
     }
 
     /// The next packet; panics where none comes in time or the connection ends.
-    pub async fn packet(&mut self) -> Packet {
-        self.try_packet().await.expect("a packet, but the connection was closed")
+    pub(crate) async fn packet(&mut self) -> Packet {
+        self.try_packet()
+            .await
+            .expect("a packet, but the connection was closed")
     }
 
     /// The next packet, or none where the server closed.
-    pub async fn try_packet(&mut self) -> Option<Packet> {
-        tokio::time::timeout(PATIENCE, self.read()).await.expect("a packet in time")
+    pub(crate) async fn try_packet(&mut self) -> Option<Packet> {
+        tokio::time::timeout(PATIENCE, self.read())
+            .await
+            .expect("a packet in time")
     }
 
     async fn read(&mut self) -> Option<Packet> {
@@ -127,13 +145,13 @@ impl Client {
     }
 
     /// Nothing comes: shown by a PINGRESP that is next.
-    pub async fn quiet(&mut self) {
+    pub(crate) async fn quiet(&mut self) {
         self.send(&[0xC0, 0]).await;
         assert_eq!(self.packet().await, (0xD0, vec![]), "something came");
     }
 
     /// The server closes, for MQTT 5 with a DISCONNECT of this reason.
-    pub async fn closed(&mut self, reason: u8) {
+    pub(crate) async fn closed(&mut self, reason: u8) {
         match self.try_packet().await {
             None => assert!(!self.v5 || reason == 0, "closed without DISCONNECT"),
             Some((0xE0, body)) => {
@@ -146,11 +164,18 @@ impl Client {
         }
     }
 
-    pub fn publish_bytes(&self, flags: u8, topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn publish_bytes(&self, flags: u8, topic: &str, id: u16, payload: &[u8]) -> Vec<u8> {
         self.publish_with(flags, topic, id, &[], payload)
     }
 
-    pub fn publish_with(&self, flags: u8, topic: &str, id: u16, properties: &[u8], payload: &[u8]) -> Vec<u8> {
+    pub(crate) fn publish_with(
+        &self,
+        flags: u8,
+        topic: &str,
+        id: u16,
+        properties: &[u8],
+        payload: &[u8],
+    ) -> Vec<u8> {
         let mut body = text(topic);
         if flags & 0x06 != 0 {
             body.extend(id.to_be_bytes());
@@ -163,28 +188,33 @@ impl Client {
         packet(0x30 | flags, &body)
     }
 
-    pub async fn publish(&mut self, flags: u8, topic: &str, id: u16, payload: &[u8]) {
+    pub(crate) async fn publish(&mut self, flags: u8, topic: &str, id: u16, payload: &[u8]) {
         let bytes = self.publish_bytes(flags, topic, id, payload);
         self.send(&bytes).await;
     }
 
     /// `QoS` 1, and waits for its PUBACK.
-    pub async fn publish_acked(&mut self, flags: u8, topic: &str, id: u16, payload: &[u8]) {
+    pub(crate) async fn publish_acked(&mut self, flags: u8, topic: &str, id: u16, payload: &[u8]) {
         self.publish(flags | 2, topic, id, payload).await;
         self.expect_ack(0x40, id).await;
     }
 
-    pub async fn expect_ack(&mut self, first: u8, id: u16) {
+    pub(crate) async fn expect_ack(&mut self, first: u8, id: u16) {
         let (found, body) = self.packet().await;
         assert_eq!((found, &body[..]), (first, &id.to_be_bytes()[..]));
     }
 
-    pub async fn ack(&mut self, first: u8, id: u16) {
+    pub(crate) async fn ack(&mut self, first: u8, id: u16) {
         let [high, low] = id.to_be_bytes();
         self.send(&[first, 2, high, low]).await;
     }
 
-    pub fn subscribe_bytes(&self, id: u16, filters: &[(&str, u8)], properties: &[u8]) -> Vec<u8> {
+    pub(crate) fn subscribe_bytes(
+        &self,
+        id: u16,
+        filters: &[(&str, u8)],
+        properties: &[u8],
+    ) -> Vec<u8> {
         let mut body = id.to_be_bytes().to_vec();
         if self.v5 {
             body.push(properties.len() as u8);
@@ -198,11 +228,15 @@ impl Client {
     }
 
     /// Subscribes; returns the codes. Publishes that come first are an error here.
-    pub async fn subscribe(&mut self, filters: &[(&str, u8)]) -> Vec<u8> {
+    pub(crate) async fn subscribe(&mut self, filters: &[(&str, u8)]) -> Vec<u8> {
         self.subscribe_with(filters, &[]).await
     }
 
-    pub async fn subscribe_with(&mut self, filters: &[(&str, u8)], properties: &[u8]) -> Vec<u8> {
+    pub(crate) async fn subscribe_with(
+        &mut self,
+        filters: &[(&str, u8)],
+        properties: &[u8],
+    ) -> Vec<u8> {
         let bytes = self.subscribe_bytes(7, filters, properties);
         self.send(&bytes).await;
         let (first, body) = self.packet().await;
@@ -211,7 +245,7 @@ impl Client {
     }
 
     /// The next packet, a PUBLISH.
-    pub async fn published(&mut self) -> Published {
+    pub(crate) async fn published(&mut self) -> Published {
         let (first, body) = self.packet().await;
         assert_eq!(first >> 4, 3, "{first:#x} {body:?}");
         let qos = (first >> 1) & 3;
@@ -240,18 +274,18 @@ impl Client {
         }
     }
 
-    pub async fn disconnect(mut self) {
+    pub(crate) async fn disconnect(mut self) {
         self.send(&[0xE0, 0]).await;
         assert_eq!(self.try_packet().await, None);
     }
 
     /// Goes without a word.
-    pub fn vanish(self) {
+    pub(crate) fn vanish(self) {
         drop(self.stream);
     }
 
     /// Closes its writing side, and goes on reading.
-    pub async fn half_close(&mut self) {
+    pub(crate) async fn half_close(&mut self) {
         self.stream.shutdown().await.unwrap();
     }
 }

@@ -20,23 +20,36 @@ async fn first_bytes(addr: SocketAddr, bytes: &[u8]) -> Option<(u8, Vec<u8>)> {
 async fn a_wrong_connect_is_refused_as_the_standard_says() {
     let relay = Relay::start().await;
     let addr = relay.addr;
-    assert_eq!(first_bytes(addr, &[0x30, 3, 0, 1, b't']).await, None, "not CONNECT first");
+    assert_eq!(
+        first_bytes(addr, &[0x30, 3, 0, 1, b't']).await,
+        None,
+        "not CONNECT first"
+    );
     assert_eq!(first_bytes(addr, b"GET / HTTP/1.1\r\n\r\n").await, None);
     let level_3 = connect(3, 2, 0, &[], "a", &[]);
     assert_eq!(first_bytes(addr, &level_3).await, Some((0x20, vec![0, 1])));
     let level_6 = connect(6, 2, 0, &[], "a", &[]);
-    assert_eq!(first_bytes(addr, &level_6).await, Some((0x20, vec![0, 0x84, 0])));
+    assert_eq!(
+        first_bytes(addr, &level_6).await,
+        Some((0x20, vec![0, 0x84, 0]))
+    );
     let mut wrong_name = connect(4, 2, 0, &[], "a", &[]);
     wrong_name[5] = b'X';
     assert_eq!(first_bytes(addr, &wrong_name).await, None);
     let reserved = connect(4, 3, 0, &[], "a", &[]);
     assert_eq!(first_bytes(addr, &reserved).await, None);
     let reserved = connect(5, 3, 0, &[], "a", &[]);
-    assert_eq!(first_bytes(addr, &reserved).await, Some((0x20, vec![0, 0x81, 0])));
+    assert_eq!(
+        first_bytes(addr, &reserved).await,
+        Some((0x20, vec![0, 0x81, 0]))
+    );
     let nul = connect(4, 2, 0, &[], "a\0b", &[]);
     assert_eq!(first_bytes(addr, &nul).await, None);
     let method = connect(5, 2, 0, &[21, 0, 1, b'x'], "a", &[]);
-    assert_eq!(first_bytes(addr, &method).await, Some((0x20, vec![0, 0x8C, 0])));
+    assert_eq!(
+        first_bytes(addr, &method).await,
+        Some((0x20, vec![0, 0x8C, 0]))
+    );
 }
 
 #[tokio::test]
@@ -69,7 +82,11 @@ async fn packets_that_break_the_rules_close_the_connection_with_their_reason() {
     let mut old = relay.v4("hostile").await;
     old.send(&[0x82, 5, 0, 1, 0, 1, b't']).await;
     old.closed(0).await;
-    relay.v4("still").await.publish_acked(0, "meters/1", 1, b"fine").await;
+    relay
+        .v4("still")
+        .await
+        .publish_acked(0, "meters/1", 1, b"fine")
+        .await;
 }
 
 #[tokio::test]
@@ -99,8 +116,14 @@ async fn no_bytes_stop_the_relay() {
             stream.set_zero_linger().unwrap();
         }
     }
-    relay.until("all are gone", |s| s.connections.get() == 0).await;
-    relay.v4("still").await.publish_acked(0, "meters/1", 1, b"fine").await;
+    relay
+        .until("all are gone", |s| s.connections.get() == 0)
+        .await;
+    relay
+        .v4("still")
+        .await
+        .publish_acked(0, "meters/1", 1, b"fine")
+        .await;
 }
 
 /// Mostly right, here and there wrong.
@@ -108,10 +131,13 @@ fn random_packet(random: &mut StdRng) -> Vec<u8> {
     let mut body = match random.random_range(0..4) {
         0 => text("meters/1"),
         1 => vec![0, random.random()],
-        _ => (0..random.random_range(0..30)).map(|_| random.random()).collect(),
+        _ => (0..random.random_range(0..30))
+            .map(|_| random.random())
+            .collect(),
     };
     body.extend((0..random.random_range(0..6)).map(|_| random.random_range(0..4u8)));
-    let first = random.random_range(0..=15u8) << 4 | [0, 2, random.random_range(0..16)][random.random_range(0..3)];
+    let first = random.random_range(0..=15u8) << 4
+        | [0, 2, random.random_range(0..16)][random.random_range(0..3)];
     packet(first, &body)
 }
 
@@ -132,7 +158,9 @@ async fn connect_and_reset_with_one_id_does_not_hurt() {
     for task in tasks {
         task.await.unwrap();
     }
-    relay.until("all are gone", |s| s.connections.get() == 0).await;
+    relay
+        .until("all are gone", |s| s.connections.get() == 0)
+        .await;
     let (mut client, _) = Client::v4(relay.addr, "same", false).await;
     client.publish_acked(0, "meters/1", 1, b"fine").await;
 }

@@ -17,7 +17,9 @@ async fn one_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
     assert_eq!(three.try_packet().await, None);
     two.quiet().await;
     one.disconnect().await;
-    relay.until("a place is free", |s| s.connections.get() == 1).await;
+    relay
+        .until("a place is free", |s| s.connections.get() == 1)
+        .await;
     relay.v4("three").await.quiet().await;
     assert_eq!(relay.stats.connections_refused_total.get(), 1);
 }
@@ -84,10 +86,14 @@ async fn a_reader_that_reads_nothing_loses_its_connection_and_holds_nobody_up() 
     for id in 1..=200 {
         meter.publish_acked(0, "a", id, &payload).await;
     }
-    relay.until("it is closed", |s| s.write_timeouts_total.get() == 1).await;
+    relay
+        .until("it is closed", |s| s.write_timeouts_total.get() == 1)
+        .await;
     meter.publish_acked(0, "a", 9, b"x").await;
     assert!(relay.stats.queue_overflows_total.get() > 0, "bounded");
-    relay.until("its queue is gone", |s| s.queued_bytes.get() == 0).await;
+    relay
+        .until("its queue is gone", |s| s.queued_bytes.get() == 0)
+        .await;
 }
 
 #[tokio::test]
@@ -100,7 +106,10 @@ async fn sessions_that_are_kept_are_bounded() {
     client.send(&connect(4, 0, 0, &[], "c", &[])).await;
     assert_eq!(client.packet().await, (0x20, vec![0, 3]));
     relay.v4("clean").await.quiet().await;
-    assert!(Client::v4(relay.addr, "a", false).await.1, "one that exists comes back");
+    assert!(
+        Client::v4(relay.addr, "a", false).await.1,
+        "one that exists comes back"
+    );
 }
 
 #[tokio::test]

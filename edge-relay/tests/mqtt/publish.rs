@@ -26,10 +26,19 @@ async fn a_subscriber_gets_the_lower_qos_and_the_bytes_as_they_were() {
     let mut meter = relay.v4("meter").await;
     for (v5, granted) in [(false, 0), (true, 1), (false, 2)] {
         let id = format!("reader-{granted}");
-        let mut reader = if v5 { relay.v5(&id).await } else { relay.v4(&id).await };
-        assert_eq!(reader.subscribe(&[("meters/+/é", granted)]).await, [granted]);
+        let mut reader = if v5 {
+            relay.v5(&id).await
+        } else {
+            relay.v4(&id).await
+        };
+        assert_eq!(
+            reader.subscribe(&[("meters/+/é", granted)]).await,
+            [granted]
+        );
         for published in 0..=2u8 {
-            meter.publish(published << 1, "meters/1/é", 9, &[0, 255, published]).await;
+            meter
+                .publish(published << 1, "meters/1/é", 9, &[0, 255, published])
+                .await;
             match published {
                 0 => {}
                 1 => meter.expect_ack(0x40, 9).await,
@@ -108,7 +117,10 @@ async fn a_topic_alias_stands_for_its_topic() {
     meter.send(&bytes).await;
     for payload in [b"a", b"b"] {
         let got = reader.published().await;
-        assert_eq!((got.topic.as_str(), &got.payload[..]), ("meters/1", &payload[..]));
+        assert_eq!(
+            (got.topic.as_str(), &got.payload[..]),
+            ("meters/1", &payload[..])
+        );
     }
     let bytes = meter.publish_with(0, "", 0, &[35, 0, 2], b"c");
     meter.send(&bytes).await;
@@ -133,10 +145,14 @@ async fn a_message_expiry_counts_down_and_ends() {
         meter.expect_ack(0x40, id).await;
     }
     relay.clock.pass(std::time::Duration::from_secs(30));
-    let (mut reader, present) = Client::v5(relay.addr, "reader", false, &crate::client::expiry(1000)).await;
+    let (mut reader, present) =
+        Client::v5(relay.addr, "reader", false, &crate::client::expiry(1000)).await;
     assert!(present);
     let got = reader.published().await;
-    assert_eq!((got.payload, got.properties), (vec![100], vec![2, 0, 0, 0, 70]));
+    assert_eq!(
+        (got.payload, got.properties),
+        (vec![100], vec![2, 0, 0, 0, 70])
+    );
     reader.quiet().await;
 }
 

@@ -50,7 +50,11 @@ async fn once_holds_over_a_restart() {
     let (mut meter, _) = Client::v4(relay.addr, "meter", false).await;
     meter.publish(12, "meters/1", 5, b"another").await;
     meter.expect_ack(0x50, 5).await;
-    assert_eq!(relay.stats.duplicates_suppressed_total.get(), 0, "it was released");
+    assert_eq!(
+        relay.stats.duplicates_suppressed_total.get(),
+        0,
+        "it was released"
+    );
 }
 
 #[tokio::test]

@@ -17,10 +17,10 @@ use crate::client::Client;
 
 /// Stands still unless it is moved.
 #[derive(Default)]
-pub struct MovedClock(AtomicU64);
+pub(crate) struct MovedClock(AtomicU64);
 
 impl MovedClock {
-    pub fn pass(&self, time: Duration) {
+    pub(crate) fn pass(&self, time: Duration) {
         self.0.fetch_add(time.as_millis() as u64, Ordering::SeqCst);
     }
 }
@@ -47,35 +47,35 @@ impl Clock for MovedClock {
     }
 }
 
-pub struct Relay {
-    pub dir: Arc<TempDir>,
-    pub clock: Arc<MovedClock>,
-    pub stats: Arc<MqttStats>,
-    pub store: Store,
-    pub handle: Handle,
-    pub addr: SocketAddr,
-    pub tls_addr: Option<SocketAddr>,
+pub(crate) struct Relay {
+    pub(crate) dir: Arc<TempDir>,
+    pub(crate) clock: Arc<MovedClock>,
+    pub(crate) stats: Arc<MqttStats>,
+    pub(crate) store: Store,
+    pub(crate) handle: Handle,
+    pub(crate) addr: SocketAddr,
+    pub(crate) tls_addr: Option<SocketAddr>,
     shutdown: CancellationToken,
     running: JoinHandle<()>,
 }
 
-pub fn settings(dir: &Path) -> Settings {
+pub(crate) fn settings(dir: &Path) -> Settings {
     let mut settings = Settings::new(([127, 0, 0, 1], 0).into(), dir);
     settings.forward = vec!["meters/#".to_owned()];
     settings
 }
 
 impl Relay {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         Self::start_in(dir, u64::MAX / 2, change).await
     }
 
-    pub async fn start_in(
+    pub(crate) async fn start_in(
         dir: Arc<TempDir>,
         bytes_max: u64,
         change: impl FnOnce(&mut Settings),
@@ -110,16 +110,16 @@ impl Relay {
         }
     }
 
-    pub async fn v4(&self, id: &str) -> Client {
+    pub(crate) async fn v4(&self, id: &str) -> Client {
         Client::v4(self.addr, id, true).await.0
     }
 
-    pub async fn v5(&self, id: &str) -> Client {
+    pub(crate) async fn v5(&self, id: &str) -> Client {
         Client::v5(self.addr, id, true, &[]).await.0
     }
 
     /// Waits until `condition`, at most five seconds.
-    pub async fn until(&self, what: &str, condition: impl Fn(&MqttStats) -> bool) {
+    pub(crate) async fn until(&self, what: &str, condition: impl Fn(&MqttStats) -> bool) {
         for _ in 0..500 {
             if condition(&self.stats) {
                 return;
@@ -129,11 +129,11 @@ impl Relay {
         panic!("not within five seconds: {what}: {:?}", self.stats);
     }
 
-    pub fn begin_stop(&self) {
+    pub(crate) fn begin_stop(&self) {
         self.shutdown.cancel();
     }
 
-    pub async fn stop(self) -> Arc<TempDir> {
+    pub(crate) async fn stop(self) -> Arc<TempDir> {
         self.shutdown.cancel();
         self.running.await.unwrap();
         self.dir

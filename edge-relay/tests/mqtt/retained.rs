@@ -20,14 +20,20 @@ async fn the_last_one_is_kept_also_over_a_restart_and_an_empty_one_removes_it() 
         reader.subscribe(&[("meters/+", 1)]).await;
         let got = reader.published().await;
         assert!(got.retain && got.qos == 1, "at every subscribe");
-        assert_eq!(got.payload, b"new", "an empty publish without retain removes nothing");
+        assert_eq!(
+            got.payload, b"new",
+            "an empty publish without retain removes nothing"
+        );
         reader.ack(0x40, got.id).await;
     }
     reader.subscribe(&[("local/1", 0)]).await;
     assert_eq!(reader.published().await.payload.len(), 100_000);
     meter.publish_acked(1, "meters/1", 5, b"").await;
     let got = reader.published().await;
-    assert!(!got.retain && got.payload.is_empty(), "live subscribers see the removal");
+    assert!(
+        !got.retain && got.payload.is_empty(),
+        "live subscribers see the removal"
+    );
     let mut late = relay.v4("late").await;
     late.subscribe(&[("meters/#", 1)]).await;
     late.quiet().await;
@@ -44,7 +50,10 @@ async fn retain_handling_and_retain_as_published() {
     reader.subscribe(&[("a", 0x10)]).await;
     reader.quiet().await;
     reader.subscribe(&[("+", 0x10)]).await;
-    assert!(reader.published().await.retain, "a new one, with handling 1");
+    assert!(
+        reader.published().await.retain,
+        "a new one, with handling 1"
+    );
     let (mut flagged, _) = Client::v5(relay.addr, "flagged", true, &[]).await;
     flagged.subscribe(&[("a", 0x28)]).await;
     meter.publish_acked(1, "a", 2, b"live").await;

@@ -13,7 +13,12 @@ use tokio_rustls::TlsConnector;
 use crate::client::{Client, connect, text};
 use crate::relay::{Relay, settings};
 
-async fn login(relay: &Relay, level: u8, name: Option<&str>, password: Option<&str>) -> (u8, Vec<u8>) {
+async fn login(
+    relay: &Relay,
+    level: u8,
+    name: Option<&str>,
+    password: Option<&str>,
+) -> (u8, Vec<u8>) {
     let mut flags = 2;
     let mut rest = Vec::new();
     if let Some(name) = name {
@@ -25,7 +30,9 @@ async fn login(relay: &Relay, level: u8, name: Option<&str>, password: Option<&s
         rest.extend(text(password));
     }
     let mut client = Client::open(relay.addr).await;
-    client.send(&connect(level, flags, 0, &[], "c", &rest)).await;
+    client
+        .send(&connect(level, flags, 0, &[], "c", &rest))
+        .await;
     client.packet().await
 }
 
@@ -40,11 +47,23 @@ async fn only_who_may_is_let_in_and_users_change_while_it_runs() {
         s.users_file = Some(of_relay);
     };
     let relay = Relay::start_in(dir.clone(), u64::MAX / 2, strict.clone()).await;
-    assert_eq!(login(&relay, 4, Some("meter"), Some("right")).await, (0x20, vec![0, 0]));
-    assert_eq!(login(&relay, 4, Some("meter"), Some("wrong")).await, (0x20, vec![0, 4]));
+    assert_eq!(
+        login(&relay, 4, Some("meter"), Some("right")).await,
+        (0x20, vec![0, 0])
+    );
+    assert_eq!(
+        login(&relay, 4, Some("meter"), Some("wrong")).await,
+        (0x20, vec![0, 4])
+    );
     assert_eq!(login(&relay, 4, None, None).await, (0x20, vec![0, 5]));
-    assert_eq!(login(&relay, 5, Some("meter"), Some("wrong")).await.1[1], 0x86);
-    assert_eq!(login(&relay, 5, Some("nobody"), Some("right")).await.1[1], 0x86);
+    assert_eq!(
+        login(&relay, 5, Some("meter"), Some("wrong")).await.1[1],
+        0x86
+    );
+    assert_eq!(
+        login(&relay, 5, Some("nobody"), Some("right")).await.1[1],
+        0x86
+    );
     assert_eq!(login(&relay, 5, None, None).await.1[1], 0x87);
     assert_eq!(relay.stats.auth_failures_total.get(), 5);
 
@@ -53,8 +72,14 @@ async fn only_who_may_is_let_in_and_users_change_while_it_runs() {
     strict(&mut again);
     again.listen = relay.addr;
     assert_eq!(relay.handle.apply(again).unwrap(), ["listen"]);
-    assert_eq!(login(&relay, 4, Some("meter"), Some("right")).await, (0x20, vec![0, 4]));
-    assert_eq!(login(&relay, 4, Some("meter"), Some("changed")).await, (0x20, vec![0, 0]));
+    assert_eq!(
+        login(&relay, 4, Some("meter"), Some("right")).await,
+        (0x20, vec![0, 4])
+    );
+    assert_eq!(
+        login(&relay, 4, Some("meter"), Some("changed")).await,
+        (0x20, vec![0, 0])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -91,13 +116,25 @@ async fn meters_may_come_over_tls_and_a_certificate_is_as_good_as_a_password() {
         .with_root_certificates(roots);
     let certificate = CertificateDer::from_pem_slice(meter.cert.pem().as_bytes()).unwrap();
     let key = PrivateKeyDer::from_pem_slice(meter.signing_key.serialize_pem().as_bytes()).unwrap();
-    let config = builder.with_client_auth_cert(vec![certificate], key).unwrap();
+    let config = builder
+        .with_client_auth_cert(vec![certificate], key)
+        .unwrap();
     let stream = TcpStream::connect(relay.tls_addr.unwrap()).await.unwrap();
     let name = ServerName::try_from("localhost").unwrap();
-    let mut stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    stream.write_all(&connect(4, 2, 0, &[], "meter", &[])).await.unwrap();
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await
+        .unwrap();
+    stream
+        .write_all(&connect(4, 2, 0, &[], "meter", &[]))
+        .await
+        .unwrap();
     let mut connack = [0; 4];
     stream.read_exact(&mut connack).await.unwrap();
     assert_eq!(connack, [0x20, 2, 0, 0]);
-    relay.until("the plain one was noticed", |s| s.tls_failures_total.get() == 1).await;
+    relay
+        .until("the plain one was noticed", |s| {
+            s.tls_failures_total.get() == 1
+        })
+        .await;
 }

@@ -36,7 +36,11 @@ async fn an_absent_subscriber_gets_what_it_missed_also_after_a_restart() {
     reader.quiet().await;
     let mut meter = relay.v4("meter").await;
     meter.publish_acked(0, "local/2", 1, b"live").await;
-    assert_eq!(reader.published().await.payload, b"live", "the subscription is there too");
+    assert_eq!(
+        reader.published().await.payload,
+        b"live",
+        "the subscription is there too"
+    );
 }
 
 #[tokio::test]
@@ -48,7 +52,11 @@ async fn what_was_not_acknowledged_is_sent_again_with_dup_and_its_id() {
     for id in 1..=3 {
         meter.publish_acked(0, "a", id, &[id as u8]).await;
     }
-    let ids = [reader.published().await.id, reader.published().await.id, reader.published().await.id];
+    let ids = [
+        reader.published().await.id,
+        reader.published().await.id,
+        reader.published().await.id,
+    ];
     reader.ack(0x40, ids[1]).await;
     reader.quiet().await;
     reader.vanish();
@@ -100,7 +108,9 @@ async fn a_session_ends_after_its_expiry() {
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(relay.stats.sessions.get(), 1);
     relay.clock.pass(Duration::from_secs(2));
-    relay.until("the session is gone", |s| s.sessions.get() == 0).await;
+    relay
+        .until("the session is gone", |s| s.sessions.get() == 0)
+        .await;
     let (_, present) = Client::v5(relay.addr, "reader", false, &expiry(60)).await;
     assert!(!present);
 }
@@ -130,7 +140,10 @@ async fn client_ids_are_given_where_none_is_needed_and_asked_for_where_one_is() 
     client.send(&connect(5, 2, 0, &[], "", &[])).await;
     let (_, body) = client.packet().await;
     let at = body.windows(5).position(|w| w == b"auto-");
-    assert!(at.is_some_and(|at| body[at - 3] == 18), "an assigned client identifier: {body:?}");
+    assert!(
+        at.is_some_and(|at| body[at - 3] == 18),
+        "an assigned client identifier: {body:?}"
+    );
     drop((first, second));
 }
 

@@ -7,7 +7,11 @@ use crate::relay::Relay;
 async fn bad_filters_are_named_one_by_one() {
     let relay = Relay::start().await;
     let mut new = relay.v5("new").await;
-    assert_eq!(new.subscribe(&[("a/#/b", 0), ("a", 1), ("$share/g", 0)]).await, [0x8F, 1, 0x8F]);
+    assert_eq!(
+        new.subscribe(&[("a/#/b", 0), ("a", 1), ("$share/g", 0)])
+            .await,
+        [0x8F, 1, 0x8F]
+    );
     let mut old = relay.v4("old").await;
     assert_eq!(old.subscribe(&[("a+", 0), ("é/+", 2)]).await, [0x80, 2]);
 }
@@ -32,7 +36,11 @@ async fn overlapping_subscriptions_give_one_copy_with_all_identifiers() {
     let mut reader = relay.v5("reader").await;
     reader.subscribe_with(&[("a/#", 0)], &[11, 3]).await;
     reader.subscribe_with(&[("a/+", 1)], &[11, 4]).await;
-    relay.v4("meter").await.publish_acked(0, "a/b", 1, b"x").await;
+    relay
+        .v4("meter")
+        .await
+        .publish_acked(0, "a/b", 1, b"x")
+        .await;
     let got = reader.published().await;
     assert_eq!(got.qos, 1);
     let mut ids = got.properties.clone();
@@ -48,7 +56,11 @@ async fn no_local_keeps_a_client_from_hearing_itself() {
     both.subscribe(&[("a", 0x05)]).await;
     both.publish_acked(0, "a", 1, b"own").await;
     both.quiet().await;
-    relay.v4("meter").await.publish_acked(0, "a", 1, b"other").await;
+    relay
+        .v4("meter")
+        .await
+        .publish_acked(0, "a", 1, b"other")
+        .await;
     assert_eq!(both.published().await.payload, b"other");
 }
 
@@ -80,7 +92,9 @@ async fn a_persistent_member_of_a_group_may_drop_with_messages_unacknowledged() 
     meter.publish_acked(0, "a", 1, b"1").await;
     one.published().await;
     one.vanish();
-    relay.until("it is gone", |s| s.connections.get() == 1).await;
+    relay
+        .until("it is gone", |s| s.connections.get() == 1)
+        .await;
     meter.publish_acked(0, "a", 2, b"2").await;
     let (mut one, _) = Client::v5(relay.addr, "one", false, &expiry(100)).await;
     assert_eq!(one.published().await.payload, b"1");

@@ -16,7 +16,9 @@ async fn with_will(relay: &Relay, level: u8, session: &[u8], will_properties: &[
     let mut client = Client::open(relay.addr).await;
     client.v5 = level == 5;
     let flags = 0x2E;
-    client.send(&connect(level, flags, 1, session, "dying", &rest)).await;
+    client
+        .send(&connect(level, flags, 1, session, "dying", &rest))
+        .await;
     assert_eq!(client.packet().await.1[1], 0);
     client
 }
@@ -30,11 +32,18 @@ async fn a_will_is_published_unless_the_client_says_goodbye() {
     reader.quiet().await;
     with_will(&relay, 4, &[], &[]).await.vanish();
     let got = reader.published().await;
-    assert_eq!((got.topic.as_str(), &got.payload[..], got.qos), ("meters/dead", &b"gone"[..], 1));
+    assert_eq!(
+        (got.topic.as_str(), &got.payload[..], got.qos),
+        ("meters/dead", &b"gone"[..], 1)
+    );
     reader.ack(0x40, got.id).await;
     let mut client = with_will(&relay, 5, &[], &[]).await;
     client.send(&[0xE0, 1, 4]).await;
-    assert_eq!(reader.published().await.payload, b"gone", "DISCONNECT with will");
+    assert_eq!(
+        reader.published().await.payload,
+        b"gone",
+        "DISCONNECT with will"
+    );
     let mut late = relay.v4("late").await;
     late.subscribe(&[("meters/#", 1)]).await;
     assert!(late.published().await.retain, "the will was to be retained");
@@ -58,7 +67,9 @@ async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_is_back() {
     reader.subscribe(&[("meters/#", 0)]).await;
     let delay = [24, 0, 0, 0, 30];
     with_will(&relay, 5, &expiry(1000), &delay).await.vanish();
-    relay.until("it is gone", |s| s.connections.get() == 1).await;
+    relay
+        .until("it is gone", |s| s.connections.get() == 1)
+        .await;
     let (back, present) = Client::v5(relay.addr, "dying", false, &expiry(1000)).await;
     assert!(present);
     relay.clock.pass(Duration::from_secs(60));
@@ -67,7 +78,9 @@ async fn a_will_waits_for_its_delay_and_is_forgotten_when_the_client_is_back() {
     back.disconnect().await;
 
     with_will(&relay, 5, &expiry(1000), &delay).await.vanish();
-    relay.until("it is gone", |s| s.connections.get() == 1).await;
+    relay
+        .until("it is gone", |s| s.connections.get() == 1)
+        .await;
     reader.quiet().await;
     relay.clock.pass(Duration::from_secs(31));
     assert_eq!(reader.published().await.payload, b"gone");
@@ -78,8 +91,12 @@ async fn a_delayed_will_is_published_when_its_session_ends() {
     let relay = Relay::start().await;
     let mut reader = relay.v4("reader").await;
     reader.subscribe(&[("meters/#", 0)]).await;
-    with_will(&relay, 5, &expiry(1000), &[24, 0, 0, 0, 200]).await.vanish();
-    relay.until("it is gone", |s| s.connections.get() == 1).await;
+    with_will(&relay, 5, &expiry(1000), &[24, 0, 0, 0, 200])
+        .await
+        .vanish();
+    relay
+        .until("it is gone", |s| s.connections.get() == 1)
+        .await;
     let _fresh = Client::v5(relay.addr, "dying", true, &[]).await;
     assert_eq!(reader.published().await.payload, b"gone");
 }
