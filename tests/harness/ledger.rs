@@ -82,10 +82,12 @@ pub struct Ledger {
 impl Ledger {
     /// An empty ledger for `village`, with the default topic at the hub.
     pub fn new(village: &str) -> Self {
-        Self {
-            books: Arc::default(),
-            prefix: format!("villages/{village}/"),
-        }
+        Self::with_prefix(&format!("villages/{village}/"))
+    }
+
+    /// An empty ledger for a hub that has `prefix` before each meter's topic.
+    pub fn with_prefix(prefix: &str) -> Self {
+        Self { books: Arc::default(), prefix: prefix.to_owned() }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {

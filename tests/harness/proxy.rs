@@ -59,6 +59,8 @@ impl Proxy {
     /// A link to `hub` that is up, quick and wide.
     pub fn start(hub: SocketAddr) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        // Packets of a real link's size, or small windows make the loopback's 64 KiB packets stutter.
+        setsockopt(&listener, sockopt::TcpMaxSeg, &1448).unwrap();
         let address = listener.local_addr().unwrap();
         let way = || Way { cut_after: AtomicI64::new(-1), ..Way::default() };
         let link = Arc::new(Link {
@@ -234,7 +236,7 @@ fn connect(relay: TcpStream, link: &Arc<Link>) -> io::Result<()> {
     for socket in [&relay, &hub] {
         socket.set_nodelay(true)?;
         if link.bytes_per_s.load(Ordering::SeqCst) > 0 {
-            setsockopt(socket, sockopt::RcvBuf, &(16 << 10))?;
+            setsockopt(socket, sockopt::RcvBuf, &(32 << 10))?;
         }
         link.sockets.lock().unwrap().push(socket.try_clone()?);
     }
