@@ -44,7 +44,7 @@ impl Relay {
         let data = toml::Value::from(directory.join("data").display().to_string());
         let configuration = format!(
             "village_id = \"demo-01\"\ndata_dir = {data}\n\n[mqtt]\nlisten = \"{mqtt}\"\n\n\
-             [hub]\nurl = \"mqtt://{hub}\"\n\n[admin]\nlisten = \"{admin}\"\n"
+             [hub]\nurl = \"mqtt://{hub}\"\nretry_max = \"2s\"\n\n[admin]\nlisten = \"{admin}\"\n"
         );
         fs::write(directory.join("broker.toml"), configuration)?;
         let program = std::env::current_exe().context("cannot find this program's own file")?;
