@@ -185,3 +185,72 @@ async fn poll(mut events: EventLoop, tell: mpsc::Sender<Heard>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use rumqttc::mqttbytes::v4::{ConnAck, ConnectReturnCode, PubAck, Publish};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::super::solar::Day;
+    use super::*;
+
+    /// A relay that acknowledges `patience` publishes and then vanishes, the next one unanswered.
+    async fn serve(mut meter: TcpStream, patience: usize) -> Vec<Publish> {
+        let (mut bytes, mut answer, mut seen) = (BytesMut::new(), BytesMut::new(), Vec::new());
+        loop {
+            match Packet::read(&mut bytes, 4_096) {
+                Ok(Packet::Connect(_)) => {
+                    ConnAck::new(ConnectReturnCode::Success, false)
+                        .write(&mut answer)
+                        .unwrap();
+                }
+                Ok(Packet::Publish(publish)) => {
+                    if seen.len() == patience {
+                        seen.push(publish);
+                        return seen;
+                    }
+                    PubAck::new(publish.pkid).write(&mut answer).unwrap();
+                    seen.push(publish);
+                }
+                Ok(_) => {}
+                Err(_) if meter.read_buf(&mut bytes).await.unwrap_or(0) == 0 => return seen,
+                Err(_) => {}
+            }
+            if meter.write_all_buf(&mut answer).await.is_err() {
+                return seen;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_meter_sends_again_what_was_not_acknowledged_and_counts_nothing_twice() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let relay = listener.local_addr().unwrap();
+        let ledger = Arc::new(Ledger::new(Day::new(1)));
+        let pace = Pace::new(Duration::from_millis(300));
+        let meter = Meter::new(Device::Battery, relay, pace, Arc::clone(&ledger));
+        let day = tokio::spawn(meter.run());
+
+        let first = serve(listener.accept().await.unwrap().0, 20).await;
+        assert_eq!(first.len(), 21);
+        assert!(ledger.verdict().acknowledged <= 20);
+        let second = serve(listener.accept().await.unwrap().0, usize::MAX).await;
+        day.await.unwrap();
+        assert!(
+            second
+                .iter()
+                .any(|publish| publish.payload == first[20].payload)
+        );
+        for publish in first.iter().chain(&second) {
+            ledger.deliver(&publish.payload, None);
+        }
+        let verdict = ledger.verdict();
+        let all = usize::try_from(STEPS).unwrap();
+        assert_eq!(
+            (verdict.acknowledged, verdict.at_hub, verdict.missing),
+            (all, all, 0)
+        );
+    }
+}

@@ -104,7 +104,14 @@ impl Drop for Directory {
 }
 
 /// Runs the demo; whether every acknowledged reading is at the hub. Ctrl-C ends it with an error.
-pub async fn run(options: &Options) -> anyhow::Result<bool> {
+pub fn run(options: &Options) -> anyhow::Result<bool> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(perform(options))
+}
+
+async fn perform(options: &Options) -> anyhow::Result<bool> {
     let directory = Directory::create(options.keep.as_ref())?;
     tokio::select! {
         verdict = play(options, &directory) => Ok(verdict?.is_complete()),
@@ -172,13 +179,13 @@ impl Stage {
     async fn live_through(&mut self, pace: Pace) -> anyhow::Result<()> {
         for (share, act) in ACTS {
             self.watch_until(pace, pace.at(share)).await;
-            self.perform(act).await?;
+            self.act(act).await?;
         }
         self.watch_until(pace, pace.at(1.0)).await;
         Ok(())
     }
 
-    async fn perform(&mut self, act: Act) -> anyhow::Result<()> {
+    async fn act(&mut self, act: Act) -> anyhow::Result<()> {
         match act {
             Act::Cut => {
                 self.view.tell("--- the uplink is cut");
