@@ -110,6 +110,18 @@ impl Meter {
         }
     }
 
+    /// The same meter with another ledger, which must be a [`Ledger::fork`] of its own.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: &Ledger) -> Self {
+        self.ledger = ledger.clone();
+        self
+    }
+
+    /// Its number in the ledger.
+    pub fn number(&self) -> u32 {
+        self.meter
+    }
+
     /// How many readings it has made.
     pub fn made(&self) -> u64 {
         self.number
