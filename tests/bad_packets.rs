@@ -18,17 +18,29 @@ fn bad_beginnings() -> Vec<(&'static str, Vec<u8>)> {
         bytes
     };
     vec![
-        ("not a CONNECT", Publish::new("a", "x", 1).encode(Version::V4)),
+        (
+            "not a CONNECT",
+            Publish::new("a", "x", 1).encode(Version::V4),
+        ),
         ("HTTP", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_vec()),
-        ("remaining length of five bytes", vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01]),
-        ("remaining length larger than any packet", vec![0x10, 0xff, 0xff, 0xff, 0x7f]),
+        (
+            "remaining length of five bytes",
+            vec![0x10, 0xff, 0xff, 0xff, 0xff, 0x01],
+        ),
+        (
+            "remaining length larger than any packet",
+            vec![0x10, 0xff, 0xff, 0xff, 0x7f],
+        ),
         ("wrong protocol name", connect(|b| b[4] = b'X')),
         ("reserved connect flag", connect(|b| b[9] |= 1)),
         ("will QoS 3", connect(|b| b[9] |= 0x1c)),
         ("password without user", connect(|b| b[9] |= 0x40)),
         ("reserved type 0", vec![0, 0]),
         ("AUTH in 3.1.1", vec![0xf0, 0]),
-        ("a broker's CONNACK", packet::connack(Version::V4, false, 0, &[])),
+        (
+            "a broker's CONNACK",
+            packet::connack(Version::V4, false, 0, &[]),
+        ),
     ]
 }
 
@@ -51,15 +63,24 @@ fn bad_sequels(version: Version) -> Vec<(&'static str, Vec<u8>)> {
         ("topic longer than the packet", no_topic_end),
         ("topic that is not UTF-8", not_utf_8),
         ("packet id 0", Publish::new("a", "x", 0).encode(version)),
-        ("a broker's CONNACK", packet::connack(version, false, 0, &[])),
+        (
+            "a broker's CONNACK",
+            packet::connack(version, false, 0, &[]),
+        ),
         ("a broker's SUBACK", vec![0x90, 3, 0, 1, 0]),
         ("a broker's PINGRESP", vec![0xd0, 0]),
         ("SUBSCRIBE without a filter", vec![0x82, 2, 0, 1]),
-        ("SUBSCRIBE with wrong flags", vec![0x80, 6, 0, 1, 0, 1, b'a', 0]),
+        (
+            "SUBSCRIBE with wrong flags",
+            vec![0x80, 6, 0, 1, 0, 1, b'a', 0],
+        ),
         ("empty PUBLISH", vec![0x32, 0]),
         ("reserved type 0", vec![0, 0]),
         ("PUBACK without an id", vec![0x40, 0]),
-        ("too large", Publish::new("a", vec![0; 300 << 10], 5).encode(version)),
+        (
+            "too large",
+            Publish::new("a", vec![0; 300 << 10], 5).encode(version),
+        ),
     ]
 }
 
@@ -82,7 +103,10 @@ fn while_others_publish(test: &str, attack: impl FnOnce(&Relay)) {
     let hub = Hub::start();
     let _subscriber = Subscriber::start(hub.address, &ledger);
     let mut relay = Relay::new(hub.address);
-    relay.set("mqtt.connect_timeout", "2s").set("mqtt.forward", vec!["meters/#"]).start();
+    relay
+        .set("mqtt.connect_timeout", "2s")
+        .set("mqtt.forward", vec!["meters/#"])
+        .start();
     let pid = relay.pid();
     let fleet = bystanders(&relay, &ledger);
     attack(&relay);
@@ -102,7 +126,9 @@ fn wrong_packets_close_their_own_connection_only() {
             let _ = raw.send(&bytes);
             let said = raw.until_closed(within(5));
             let said = said.unwrap_or_else(|error| panic!("{name}: {error}"));
-            let welcome = said.iter().any(|p| p.kind() == kind::CONNACK && p.body[1] == 0);
+            let welcome = said
+                .iter()
+                .any(|p| p.kind() == kind::CONNACK && p.body[1] == 0);
             assert!(!welcome, "{name}: {said:?}");
         }
         for version in [Version::V4, Version::V5] {
@@ -114,7 +140,8 @@ fn wrong_packets_close_their_own_connection_only() {
                 let said = raw.until_closed(within(5));
                 let said = said.unwrap_or_else(|error| panic!("{version:?} {name}: {error}"));
                 assert!(
-                    said.iter().all(|p| p.kind() == kind::DISCONNECT && p.body[0] >= 0x80),
+                    said.iter()
+                        .all(|p| p.kind() == kind::DISCONNECT && p.body[0] >= 0x80),
                     "{version:?} {name}: {said:02x?}"
                 );
                 assert_eq!(said.len(), usize::from(version == Version::V5), "{name}");
@@ -129,7 +156,11 @@ fn noise_and_mutated_packets_cost_the_broker_nothing() {
     let count = setting("RELAY_TEST_NOISE", 500);
     while_others_publish("noise", |relay| {
         for round in 0..count {
-            let version = if random.random() { Version::V4 } else { Version::V5 };
+            let version = if random.random() {
+                Version::V4
+            } else {
+                Version::V5
+            };
             let mut bytes = Connect::new(version, &format!("noise-{}", round % 3)).encode();
             let sequels = bad_sequels(version);
             for _ in 0..random.random_range(0..4) {
@@ -162,7 +193,8 @@ fn silent_clients_and_connection_storms_do_not_lock_others_out() {
             let _ = raw.send(&connect.encode());
         }
         for mut raw in silent {
-            raw.until_closed(within(10)).expect("a client that never connects is closed");
+            raw.until_closed(within(10))
+                .expect("a client that never connects is closed");
         }
     });
 }
@@ -172,13 +204,16 @@ fn a_subscriber_that_never_reads_does_not_stop_the_meters() {
     while_others_publish("slow reader", |relay| {
         let connect = Connect::new(Version::V4, "slow");
         let (mut raw, _, _) = Raw::connect(relay.mqtt, &connect).unwrap();
-        raw.send(&packet::subscribe(Version::V4, 1, "#", 1)).unwrap();
+        raw.send(&packet::subscribe(Version::V4, 1, "#", 1))
+            .unwrap();
         raw.receive_kind(kind::SUBACK).unwrap();
         let ledger = Ledger::new(VILLAGE);
         let mut habits = Habits::new(relay.mqtt);
         habits.size = 20_000;
         habits.patience = Duration::from_secs(10);
         let mut meter = Meter::new(&ledger, "loud", habits);
-        meter.publish(1000).expect("20 MB pass a subscriber that reads nothing");
+        meter
+            .publish(1000)
+            .expect("20 MB pass a subscriber that reads nothing");
     });
 }

@@ -7,11 +7,19 @@ use harness::{Hub, Ledger, Meter, Proxy, Relay, Subscriber, VILLAGE, within};
 
 fn relay_with_backlog(uplink: &Proxy, ledger: &Ledger, readings: u64) -> Relay {
     let mut relay = Relay::new(uplink.address);
-    relay.set("hub.retry_first", "50ms").set("hub.retry_max", "300ms");
-    relay.set("hub.connect_timeout", "1s").set("hub.progress_timeout", "1s");
-    relay.set("drain.attempt_timeout", "1s").set("drain.attempt_wait", "100ms");
+    relay
+        .set("hub.retry_first", "50ms")
+        .set("hub.retry_max", "300ms");
+    relay
+        .set("hub.connect_timeout", "1s")
+        .set("hub.progress_timeout", "1s");
+    relay
+        .set("drain.attempt_timeout", "1s")
+        .set("drain.attempt_wait", "100ms");
     relay.start();
-    Meter::new(ledger, "meter", Habits::new(relay.mqtt)).publish(readings).unwrap();
+    Meter::new(ledger, "meter", Habits::new(relay.mqtt))
+        .publish(readings)
+        .unwrap();
     relay
 }
 
@@ -48,7 +56,11 @@ fn the_command_waits_and_ends_with_0() {
     assert_eq!(relay.backlog(), Some(0));
     let url = format!("http://{}", relay.admin);
     let output = relay.cli(&["drain", "--admin", &url]);
-    assert_eq!(output.status.code(), Some(0), "an empty backlog drains at once: {output:?}");
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "an empty backlog drains at once: {output:?}"
+    );
     ledger.settle("drain command", within(10));
 }
 
@@ -76,7 +88,9 @@ fn ending_the_command_does_not_stop_the_drain() {
     uplink.cut();
     let relay = relay_with_backlog(&uplink, &ledger, 500);
     let mut first = relay.command(&["drain"]).spawn().unwrap();
-    relay.wait_status("a drain runs", within(10), |status| status["uplink"]["state"] != "connected");
+    relay.wait_status("a drain runs", within(10), |status| {
+        status["uplink"]["state"] != "connected"
+    });
     let mut second = relay.command(&["drain"]).spawn().unwrap();
     std::thread::sleep(Duration::from_millis(100));
     first.kill().unwrap();

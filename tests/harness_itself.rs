@@ -9,7 +9,9 @@ use harness::{Disk, FakeHub, Fleet, Hub, Ledger, Meter, Proxy, Subscriber, Tempe
 
 fn subscriber_of_meters(hub: &Hub, ledger: &Ledger) -> Subscriber {
     let ledger = ledger.clone();
-    Subscriber::start_with(hub.address, "meters/#", move |publish| ledger.arrived(&publish))
+    Subscriber::start_with(hub.address, "meters/#", move |publish| {
+        ledger.arrived(&publish)
+    })
 }
 
 #[test]
@@ -26,7 +28,10 @@ fn a_meter_and_a_subscriber_agree_through_mosquitto() {
         meter.publish(10).unwrap();
     }
     let sums = ledger.settle("mosquitto", within(10));
-    assert_eq!((sums.acknowledged, sums.at_hub, sums.duplicates), (1020, 1020, 0));
+    assert_eq!(
+        (sums.acknowledged, sums.at_hub, sums.duplicates),
+        (1020, 1020, 0)
+    );
 }
 
 #[test]
@@ -52,7 +57,10 @@ fn the_ledger_sees_loss_change_and_a_stolen_identity() {
     let mut other = Publish::new("v/meters/a", reading(2), 1);
     other.properties = vec![identity("0000002a/7")];
     ledger.arrived(&other);
-    assert!(std::panic::catch_unwind(|| ledger.check()).is_err(), "one identity, two readings");
+    assert!(
+        std::panic::catch_unwind(|| ledger.check()).is_err(),
+        "one identity, two readings"
+    );
 
     let changed = Ledger::with_prefix("v/");
     let meter = changed.meter("meters/a");
@@ -60,12 +68,18 @@ fn the_ledger_sees_loss_change_and_a_stolen_identity() {
     let mut bytes = reading(1);
     bytes[30] ^= 1;
     changed.arrived(&Publish::new("v/meters/a", bytes, 1));
-    assert!(std::panic::catch_unwind(|| changed.check()).is_err(), "a changed payload");
+    assert!(
+        std::panic::catch_unwind(|| changed.check()).is_err(),
+        "a changed payload"
+    );
 }
 
 #[test]
 fn payloads_tell_their_key() {
-    let key = Key { meter: 17, number: 123_456 };
+    let key = Key {
+        meter: 17,
+        number: 123_456,
+    };
     for size in [1, 20, 200, 262_000] {
         let bytes = payload(key, size);
         assert_eq!(read_tag(&bytes), Some(key));
@@ -96,7 +110,11 @@ fn meters_live_through_cuts_of_the_link() {
     }
     fleet.stop();
     let sums = ledger.settle("cuts", within(10));
-    assert!(proxy.connections() > 10, "{} connections", proxy.connections());
+    assert!(
+        proxy.connections() > 10,
+        "{} connections",
+        proxy.connections()
+    );
     assert_eq!(sums.acknowledged, sums.published);
 }
 
@@ -112,7 +130,10 @@ fn a_thin_link_is_as_slow_as_it_says() {
     let start = Instant::now();
     meter.connect().unwrap();
     let round_trip = start.elapsed().as_secs_f64();
-    assert!((0.2..0.4).contains(&round_trip), "connected in {round_trip} s");
+    assert!(
+        (0.2..0.4).contains(&round_trip),
+        "connected in {round_trip} s"
+    );
     let start = Instant::now();
     meter.publish(300).unwrap();
     let rate = proxy.bytes_to_hub() as f64 / (start.elapsed().as_secs_f64() - 0.2);
@@ -137,7 +158,10 @@ fn a_lying_hub_costs_readings_that_the_ledger_misses() {
     hub.restart(Temper::AcknowledgesBackwards);
     meter.publish(20).unwrap();
     let in_flight = std::panic::catch_unwind(|| ledger.check());
-    assert!(in_flight.is_err(), "acknowledgements out of order are noticed");
+    assert!(
+        in_flight.is_err(),
+        "acknowledgements out of order are noticed"
+    );
     assert_eq!(hub.connects(), 4);
 }
 
@@ -151,7 +175,10 @@ fn a_power_cut_keeps_what_was_synced_and_no_more() {
     for round in 0..3_u8 {
         std::fs::write(&synced, vec![round; 10_000]).unwrap();
         std::fs::File::open(&synced).unwrap().sync_all().unwrap();
-        std::fs::File::open(disk.mount_point()).unwrap().sync_all().unwrap();
+        std::fs::File::open(disk.mount_point())
+            .unwrap()
+            .sync_all()
+            .unwrap();
         disk.cut(|| (), || ());
         assert_eq!(std::fs::read(&synced).unwrap(), vec![round; 10_000]);
     }

@@ -17,7 +17,11 @@ use rand::{Rng, SeedableRng};
 fn village(relay: &Relay, ledger: &Ledger, sizes: &[usize]) -> Vec<Meter> {
     let meters = sizes.iter().enumerate().map(|(number, size)| {
         let mut habits = Habits::new(relay.mqtt);
-        habits.version = if number % 2 == 0 { Version::V4 } else { Version::V5 };
+        habits.version = if number % 2 == 0 {
+            Version::V4
+        } else {
+            Version::V5
+        };
         habits.size = *size;
         habits.in_flight = if *size > 10_000 { 3 } else { 20 };
         habits.pause = Duration::from_millis(if *size > 10_000 { 20 } else { 2 });
@@ -29,9 +33,11 @@ fn village(relay: &Relay, ledger: &Ledger, sizes: &[usize]) -> Vec<Meter> {
 /// Waits until meters saw `count` more acknowledgements.
 fn wait_acknowledged(ledger: &Ledger, count: u64) {
     let aim = ledger.sums().acknowledged + count;
-    wait_for(&format!("{count} more acknowledgements"), within(30), || {
-        (ledger.sums().acknowledged >= aim).then_some(())
-    });
+    wait_for(
+        &format!("{count} more acknowledgements"),
+        within(30),
+        || (ledger.sums().acknowledged >= aim).then_some(()),
+    );
 }
 
 /// Lets the fleet finish on a running relay, and checks the ledger at the hub.
@@ -53,10 +59,16 @@ fn no_acknowledged_reading_is_lost_by_kill_9() {
     let _subscriber = Subscriber::start(hub.address, &ledger);
     let uplink = Proxy::start(hub.address);
     let mut relay = Relay::new(uplink.address);
-    relay.set("hub.retry_max", "500ms").set("backlog.segment_bytes", "2 MiB");
+    relay
+        .set("hub.retry_max", "500ms")
+        .set("backlog.segment_bytes", "2 MiB");
     let fleet = Fleet::start(village(&relay, &ledger, &[200, 200, 2_000, 20_000]));
     for round in 0..setting("RELAY_TEST_KILLS", 20) {
-        if round % 2 == 0 { uplink.cut() } else { uplink.restore() }
+        if round % 2 == 0 {
+            uplink.cut()
+        } else {
+            uplink.restore()
+        }
         relay.start();
         wait_acknowledged(&ledger, random.random_range(1..300));
         std::thread::sleep(Duration::from_micros(random.random_range(0..20_000)));
@@ -80,13 +92,22 @@ fn no_acknowledged_reading_is_lost_by_a_power_cut() {
     let _subscriber = Subscriber::start(hub.address, &ledger);
     let uplink = Proxy::start(hub.address);
     let mut relay = Relay::new(uplink.address);
-    relay.set("data_dir", disk.mount_point().join("data").to_str().unwrap());
-    relay.set("hub.retry_max", "500ms").set("backlog.segment_bytes", "8 MiB");
+    relay.set(
+        "data_dir",
+        disk.mount_point().join("data").to_str().unwrap(),
+    );
+    relay
+        .set("hub.retry_max", "500ms")
+        .set("backlog.segment_bytes", "8 MiB");
     relay.set("backlog.disk_free_min", "16 MiB");
     let largest = (256 << 10) - 100;
     let fleet = Fleet::start(village(&relay, &ledger, &[200, 200, 20_000, largest]));
     for round in 0..setting("RELAY_TEST_POWER_CUTS", 10) {
-        if round % 2 == 0 { uplink.cut() } else { uplink.restore() }
+        if round % 2 == 0 {
+            uplink.cut()
+        } else {
+            uplink.restore()
+        }
         relay.start();
         wait_acknowledged(&ledger, random.random_range(1..200));
         let pid = relay.pid();
@@ -125,7 +146,10 @@ fn a_pubrec_means_on_disk_and_the_reading_is_stored_once() {
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
     relay.set("hub.retry_max", "500ms").start();
-    let key = Key { meter: ledger.meter("meters/two"), number: 1 };
+    let key = Key {
+        meter: ledger.meter("meters/two"),
+        number: 1,
+    };
     let bytes = payload(key, 300);
     ledger.sending(key, &bytes);
     let mut publish = Publish::new("meters/two", bytes, 77);
@@ -145,7 +169,8 @@ fn a_pubrec_means_on_disk_and_the_reading_is_stored_once() {
     publish.dup = true;
     raw.send(&publish.encode(Version::V4)).unwrap();
     assert_eq!(raw.receive_kind(kind::PUBREC).unwrap().packet_id(), 77);
-    raw.send(&packet::ack(kind::PUBREL, Version::V4, 77, 0)).unwrap();
+    raw.send(&packet::ack(kind::PUBREL, Version::V4, 77, 0))
+        .unwrap();
     assert_eq!(raw.receive_kind(kind::PUBCOMP).unwrap().packet_id(), 77);
     uplink.restore();
     let sums = ledger.settle("qos 2", within(20));

@@ -13,7 +13,10 @@ fn publish_until_refused(meter: &mut Meter, readings_max: u64) {
     meter.habits.patience = Duration::from_secs(3);
     let start = meter.made();
     while meter.publish(50).is_ok() {
-        assert!(meter.made() - start < readings_max, "{readings_max} readings and never full");
+        assert!(
+            meter.made() - start < readings_max,
+            "{readings_max} readings and never full"
+        );
     }
 }
 
@@ -32,7 +35,9 @@ fn assert_nothing_is_acknowledged(relay: &Relay, meter: &mut Meter, ledger: &Led
 /// With space again: the same meter gets everything acknowledged.
 fn goes_on(relay: &Relay, meter: &mut Meter) {
     relay.wait_ready(within(60));
-    wait_for("the meter's readings are taken", within(60), || meter.publish(1).ok());
+    wait_for("the meter's readings are taken", within(60), || {
+        meter.publish(1).ok()
+    });
 }
 
 #[test]
@@ -51,7 +56,9 @@ fn a_full_disk_is_never_acknowledged_and_recovers() {
         let mut relay = Relay::new(uplink.address);
         let data = disk.mount_point().join(format!("{version:?}"));
         relay.set("data_dir", data.to_str().unwrap());
-        relay.set("backlog.disk_free_min", "0 B").set("backlog.hold_max", "500ms");
+        relay
+            .set("backlog.disk_free_min", "0 B")
+            .set("backlog.hold_max", "500ms");
         relay.set("hub.retry_max", "500ms").start();
         let mut habits = Habits::new(relay.mqtt);
         habits.version = version;
@@ -86,14 +93,24 @@ fn little_disk_space_is_a_limit_before_the_disk_is_full() {
     let hub = Hub::start();
     let _subscriber = Subscriber::start(hub.address, &ledger);
     let mut relay = Relay::new(hub.address);
-    relay.set("data_dir", disk.mount_point().join("data").to_str().unwrap());
-    relay.set("backlog.disk_free_min", "32 MiB").set("backlog.hold_max", "500ms").start();
+    relay.set(
+        "data_dir",
+        disk.mount_point().join("data").to_str().unwrap(),
+    );
+    relay
+        .set("backlog.disk_free_min", "32 MiB")
+        .set("backlog.hold_max", "500ms")
+        .start();
     let mut meter = Meter::new(&ledger, "meter", Habits::new(relay.mqtt));
     meter.publish(100).unwrap();
     disk.fill(8 << 20);
     publish_until_refused(&mut meter, 20_000);
     assert_nothing_is_acknowledged(&relay, &mut meter, &ledger);
-    assert!(disk.free_bytes() > 4 << 20, "{} bytes free", disk.free_bytes());
+    assert!(
+        disk.free_bytes() > 4 << 20,
+        "{} bytes free",
+        disk.free_bytes()
+    );
     disk.relieve();
     goes_on(&relay, &mut meter);
     ledger.settle(test, within(30));
@@ -108,7 +125,9 @@ fn a_reached_quota_is_never_acknowledged_and_nothing_is_evicted() {
     let uplink = Proxy::start(hub.address);
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
-    relay.set("backlog.bytes_max", "4 MiB").set("backlog.hold_max", "500ms");
+    relay
+        .set("backlog.bytes_max", "4 MiB")
+        .set("backlog.hold_max", "500ms");
     relay.set("hub.retry_max", "500ms").start();
     let mut habits = Habits::new(relay.mqtt);
     habits.size = 2_000;
@@ -116,16 +135,27 @@ fn a_reached_quota_is_never_acknowledged_and_nothing_is_evicted() {
     publish_until_refused(&mut meter, 20_000);
     assert_nothing_is_acknowledged(&relay, &mut meter, &ledger);
     let kept = ledger.sums().acknowledged * 2_000;
-    assert!((3 << 20..5 << 20).contains(&kept), "{kept} bytes kept of 4 MiB");
+    assert!(
+        (3 << 20..5 << 20).contains(&kept),
+        "{kept} bytes kept of 4 MiB"
+    );
 
     // A limit that can never be kept open: MQTT 5 is told why, and never told to forget the reading.
     let connect = Connect::new(Version::V5, "five");
     let (mut five, _, _) = Raw::connect(relay.mqtt, &connect).unwrap();
-    five.send(&Publish::new("meters/five", "x", 1).encode(Version::V5)).unwrap();
+    five.send(&Publish::new("meters/five", "x", 1).encode(Version::V5))
+        .unwrap();
     let said = five.until_closed(within(10)).unwrap();
-    assert!(said.iter().all(|packet| packet.kind() != kind::PUBACK), "{said:02x?}");
+    assert!(
+        said.iter().all(|packet| packet.kind() != kind::PUBACK),
+        "{said:02x?}"
+    );
     let last = said.last().expect("a DISCONNECT");
-    assert_eq!((last.kind(), last.body.first()), (kind::DISCONNECT, Some(&0x97)), "{said:02x?}");
+    assert_eq!(
+        (last.kind(), last.body.first()),
+        (kind::DISCONNECT, Some(&0x97)),
+        "{said:02x?}"
+    );
 
     // Still full after a restart.
     relay.kill();

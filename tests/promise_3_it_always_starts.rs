@@ -47,7 +47,9 @@ impl Damage {
             return;
         }
         match self {
-            Self::FlippedBit => bytes[random.random_range(0..length)] ^= 1 << random.random_range(0..8),
+            Self::FlippedBit => {
+                bytes[random.random_range(0..length)] ^= 1 << random.random_range(0..8)
+            }
             Self::ZeroedBlock => {
                 let start = random.random_range(0..length) & !4095;
                 let end = length.min(start + 4096);
@@ -83,7 +85,11 @@ impl Wreck {
         let mut files = Vec::new();
         list(data.path(), data.path(), &mut files);
         assert!(files.len() > 5, "{files:?}");
-        Self { ledger, data, files }
+        Self {
+            ledger,
+            data,
+            files,
+        }
     }
 
     /// Damages a copy by `inflict`, starts a relay on it, and checks what comes to the hub.
@@ -106,7 +112,10 @@ impl Wreck {
             .into_iter()
             .filter(|key| !named.contains(&key.number))
             .collect();
-        assert!(unnamed.is_empty(), "{name}: lost without a word: {unnamed:?}; {status:#}");
+        assert!(
+            unnamed.is_empty(),
+            "{name}: lost without a word: {unnamed:?}; {status:#}"
+        );
         ledger.check();
         let lost = ledger.missing().iter().filter(|key| key.meter == 0).count();
         // The wreck's meter was alone, so its reading n has sequence n.
@@ -117,19 +126,30 @@ impl Wreck {
 
 fn relay_without_hub() -> Relay {
     let mut relay = Relay::new(harness::port::free());
-    relay.set("backlog.segment_bytes", "1 MiB").set("hub.retry_max", "500ms");
+    relay
+        .set("backlog.segment_bytes", "1 MiB")
+        .set("hub.retry_max", "500ms");
     relay
 }
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status()
+        .unwrap();
     assert!(status.success());
 }
 
 /// All files below `directory`, as paths relative to `root`.
 fn list(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) {
-    let mut entries: Vec<_> = fs::read_dir(directory).unwrap().flatten().map(|e| e.path()).collect();
+    let mut entries: Vec<_> = fs::read_dir(directory)
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -143,15 +163,15 @@ fn list(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) {
 /// Every sequence that `/status` names as lost, of any epoch.
 fn named_as_lost(status: &Value) -> BTreeSet<u64> {
     let mut lost = BTreeSet::new();
-    collect_ranges(&status["backlog"]["lost"], &mut lost);
+    add_ranges(&status["backlog"]["lost"], &mut lost);
     lost
 }
 
-fn collect_ranges(value: &Value, lost: &mut BTreeSet<u64>) {
+fn add_ranges(value: &Value, sequences: &mut BTreeSet<u64>) {
     match (value["first"].as_u64(), value["last"].as_u64(), value) {
-        (Some(first), Some(last), _) => lost.extend(first..=last),
-        (_, _, Value::Array(values)) => values.iter().for_each(|v| collect_ranges(v, lost)),
-        (_, _, Value::Object(map)) => map.values().for_each(|v| collect_ranges(v, lost)),
+        (Some(from), Some(to), _) => sequences.extend(from..=to),
+        (_, _, Value::Array(values)) => values.iter().for_each(|v| add_ranges(v, sequences)),
+        (_, _, Value::Object(map)) => map.values().for_each(|v| add_ranges(v, sequences)),
         _ => {}
     }
 }
@@ -172,7 +192,10 @@ fn it_starts_and_names_what_was_lost_after_damage_of_any_file() {
         let name = format!("{damage:?} in {}", file.display());
         lost += wreck.survive(&name, |data| damage.inflict(&data.join(file), &mut random));
     }
-    println!("{test}: {count} of {} damages, {lost} readings lost and named", all.len());
+    println!(
+        "{test}: {count} of {} damages, {lost} readings lost and named",
+        all.len()
+    );
 }
 
 #[test]
@@ -184,8 +207,11 @@ fn nothing_is_lost_without_damage() {
 fn a_missing_segment_is_named() {
     let wreck = Wreck::make();
     let lost = wreck.survive("a missing segment", |data| {
-        let mut segments: Vec<_> =
-            fs::read_dir(data.join("backlog")).unwrap().flatten().map(|e| e.path()).collect();
+        let mut segments: Vec<_> = fs::read_dir(data.join("backlog"))
+            .unwrap()
+            .flatten()
+            .map(|e| e.path())
+            .collect();
         segments.sort();
         assert!(segments.len() >= 3, "{segments:?}");
         fs::remove_dir_all(&segments[1]).unwrap();
@@ -199,14 +225,26 @@ fn damage_is_kept_aside_for_those_who_want_to_look() {
     let ledger = wreck.ledger.fork();
     let mut relay = relay_without_hub();
     copy(wreck.data.path(), &relay.data_dir());
-    let largest = wreck.files.iter().filter(|f| f.ends_with("db")).max().unwrap();
-    Damage::ZeroedBlock.inflict(&relay.data_dir().join(largest), &mut StdRng::seed_from_u64(1));
+    let largest = wreck
+        .files
+        .iter()
+        .filter(|f| f.ends_with("db"))
+        .max()
+        .unwrap();
+    Damage::ZeroedBlock.inflict(
+        &relay.data_dir().join(largest),
+        &mut StdRng::seed_from_u64(1),
+    );
     relay.start();
-    Meter::new(&ledger, "after", Habits::new(relay.mqtt)).publish(1).unwrap();
+    Meter::new(&ledger, "after", Habits::new(relay.mqtt))
+        .publish(1)
+        .unwrap();
     wait_for("the damaged segment is looked at", within(30), || {
         let mut kept = Vec::new();
         let quarantine = relay.data_dir().join("quarantine");
-        quarantine.is_dir().then(|| list(&quarantine, &quarantine, &mut kept));
+        quarantine
+            .is_dir()
+            .then(|| list(&quarantine, &quarantine, &mut kept));
         (!kept.is_empty()).then_some(())
     });
 }
@@ -224,8 +262,13 @@ fn a_second_relay_on_the_same_directory_ends_with_a_clear_error() {
     assert_eq!(status.code(), Some(1), "{}", second.log());
     let log = second.log();
     let pid = first.pid().to_string();
-    assert!(log.contains(&pid) && log.contains("lock") || log.contains("another"), "{log}");
-    Meter::new(&ledger, "meter", Habits::new(first.mqtt)).publish(10).unwrap();
+    assert!(
+        log.contains(&pid) && log.contains("lock") || log.contains("another"),
+        "{log}"
+    );
+    Meter::new(&ledger, "meter", Habits::new(first.mqtt))
+        .publish(10)
+        .unwrap();
 }
 
 #[test]
@@ -240,13 +283,21 @@ fn a_data_directory_of_another_machine_begins_a_new_epoch() {
     copy(wreck.data.path(), &relay.data_dir());
     relay.start();
     relay.wait_drained(within(30));
-    assert_eq!(ledger.sums().missing, 0, "what waited keeps the village it was received in");
+    assert_eq!(
+        ledger.sums().missing,
+        0,
+        "what waited keeps the village it was received in"
+    );
     ledger.check();
     let other = Ledger::new("another-village");
     let hub = FakeHub::start(&other, Temper::Honest);
     relay.kill();
-    relay.set("hub.url", format!("mqtt://{}", hub.address)).start();
-    Meter::new(&other, "meter", Habits::new(relay.mqtt)).publish(10).unwrap();
+    relay
+        .set("hub.url", format!("mqtt://{}", hub.address))
+        .start();
+    Meter::new(&other, "meter", Habits::new(relay.mqtt))
+        .publish(10)
+        .unwrap();
     other.settle("another village", within(10));
     assert_ne!(ledger.epochs(), other.epochs());
 }

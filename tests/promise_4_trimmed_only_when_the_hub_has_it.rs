@@ -17,7 +17,9 @@ fn quick_relay(hub: std::net::SocketAddr) -> Relay {
     for key in ["hub.retry_max", "hub.retry_max_rejected"] {
         relay.set(key, "300ms");
     }
-    relay.set("hub.retry_first", "50ms").set("hub.progress_timeout", "2s");
+    relay
+        .set("hub.retry_first", "50ms")
+        .set("hub.progress_timeout", "2s");
     relay.set("hub.connect_timeout", "2s");
     relay
 }
@@ -35,7 +37,9 @@ fn a_bad_hub_keeps_nothing(temper: Temper, seen: impl Fn(&FakeHub) -> bool) {
     let mut relay = quick_relay(hub.address);
     relay.start();
     meter(&relay, &ledger, "meter").publish(300).unwrap();
-    wait_for("the hub did its worst", within(60), || seen(&hub).then_some(()));
+    wait_for("the hub did its worst", within(60), || {
+        seen(&hub).then_some(())
+    });
     assert_eq!(relay.backlog(), Some(300), "{name}: readings given up");
     assert_eq!(ledger.sums().at_hub, 0);
     hub.restart(Temper::Honest);
@@ -63,7 +67,9 @@ fn a_hub_that_acknowledges_what_was_never_sent() {
 
 #[test]
 fn a_hub_that_stalls() {
-    a_bad_hub_keeps_nothing(Temper::Stalls, |hub| hub.connects() >= 2 && hub.publishes() > 0);
+    a_bad_hub_keeps_nothing(Temper::Stalls, |hub| {
+        hub.connects() >= 2 && hub.publishes() > 0
+    });
 }
 
 #[test]
@@ -106,7 +112,9 @@ fn a_hub_that_claims_a_session_and_acknowledges_from_it() {
     let mut relay = quick_relay(hub.address);
     relay.start();
     meter(&relay, &ledger, "meter").publish(300).unwrap();
-    wait_for("it came to the claim", within(30), || (hub.connects() >= 2).then_some(()));
+    wait_for("it came to the claim", within(30), || {
+        (hub.connects() >= 2).then_some(())
+    });
     hub.restart(Temper::Honest);
     ledger.settle("claims a session", within(60));
     relay.wait_drained(within(20));
@@ -119,7 +127,9 @@ fn a_hub_that_acknowledges_twice_confirms_no_reading_it_never_got() {
     let mut relay = quick_relay(hub.address);
     relay.start();
     meter(&relay, &ledger, "meter").publish(300).unwrap();
-    wait_for("it came to the second", within(30), || (hub.publishes() >= 1).then_some(()));
+    wait_for("it came to the second", within(30), || {
+        (hub.publishes() >= 1).then_some(())
+    });
     hub.restart(Temper::Honest);
     ledger.settle("acknowledges twice", within(60));
     relay.wait_drained(within(20));
@@ -137,7 +147,13 @@ fn one_reading_is_never_taken(temper: impl Fn(String) -> Temper) {
         (ledger.sums().at_hub == 199).then_some(())
     });
     relay.wait_drained(within(60));
-    assert_eq!(ledger.missing(), [Key { meter: 0, number: 100 }]);
+    assert_eq!(
+        ledger.missing(),
+        [Key {
+            meter: 0,
+            number: 100
+        }]
+    );
     relay.kill();
     relay.start();
     let listed = relay.cli(&["backlog", "refused"]);
@@ -185,11 +201,9 @@ fn a_hub_with_a_receive_maximum_of_1() {
 #[test]
 fn a_hub_that_restarts_with_its_sessions() {
     let ledger = Ledger::new(VILLAGE);
-    let home = tempfile::tempdir().unwrap();
-    let mut hub = Hub::start_with(&format!(
-        "max_inflight_messages 0\npersistence true\npersistence_location {}/\n",
-        home.path().display()
-    ));
+    let mut hub = Hub::start_with(
+        "max_inflight_messages 0\npersistence true\npersistence_location {home}/\n",
+    );
     let mut relay = quick_relay(hub.address);
     relay.start();
     let subscriber = Subscriber::start(hub.address, &ledger);
@@ -221,7 +235,10 @@ fn a_hub_that_restarts_without_its_sessions() {
     let hub = FakeHub::start(&ledger, Temper::Honest);
     let mut relay = quick_relay(hub.address);
     relay.start();
-    let fleet = Fleet::start(vec![meter(&relay, &ledger, "a"), meter(&relay, &ledger, "b")]);
+    let fleet = Fleet::start(vec![
+        meter(&relay, &ledger, "a"),
+        meter(&relay, &ledger, "b"),
+    ]);
     for _ in 0..5 {
         ledger.wait_at_hub(ledger.sums().at_hub + 200, within(30));
         hub.restart(Temper::Honest);
@@ -241,7 +258,9 @@ fn cuts_at_any_byte(protocol: &str) {
     let mut relay = quick_relay(uplink.address);
     relay.set("hub.protocol", protocol).start();
     for n in 0..3 {
-        meter(&relay, &ledger, &format!("meter-{n}")).publish(1000).unwrap();
+        meter(&relay, &ledger, &format!("meter-{n}"))
+            .publish(1000)
+            .unwrap();
     }
     for round in 0..20 {
         if round % 2 == 0 {
@@ -284,14 +303,26 @@ fn a_reading_travels_with_its_properties_and_its_identity_last() {
     });
     let mut relay = quick_relay(hub.address);
     relay.start();
-    let bytes = payload(Key { meter: ledger.meter("zähler/五/α"), number: 1 }, 500);
+    let bytes = payload(
+        Key {
+            meter: ledger.meter("zähler/五/α"),
+            number: 1,
+        },
+        500,
+    );
     let mut publish = Publish::new("zähler/五/α", bytes.clone(), 9);
     publish.retain = true;
     let pair = |name: &str, value: &str| (property::USER, Value::Pair(name.into(), value.into()));
     let own = vec![
         (property::PAYLOAD_FORMAT, Value::Number(0)),
-        (property::CONTENT_TYPE, Value::Bytes(b"application/octet-stream".to_vec())),
-        (property::RESPONSE_TOPIC, Value::Bytes(b"answers/here".to_vec())),
+        (
+            property::CONTENT_TYPE,
+            Value::Bytes(b"application/octet-stream".to_vec()),
+        ),
+        (
+            property::RESPONSE_TOPIC,
+            Value::Bytes(b"answers/here".to_vec()),
+        ),
         (property::CORRELATION_DATA, Value::Bytes(vec![0, 255, 7])),
         pair("id", "the meter's own"),
         pair("unit", "Wh"),
@@ -305,16 +336,29 @@ fn a_reading_travels_with_its_properties_and_its_identity_last() {
     let arrived = wait_for("the reading", within(10), || arrivals.lock().unwrap().pop());
     assert_eq!(arrived.topic, format!("villages/{VILLAGE}/zähler/五/α"));
     assert_eq!(arrived.payload, bytes);
-    for property in own.iter().filter(|(id, value)| *id != 1 || *value != Value::Number(0)) {
-        assert!(arrived.properties.contains(property), "{property:?} in {:?}", arrived.properties);
+    for property in own
+        .iter()
+        .filter(|(id, value)| *id != 1 || *value != Value::Number(0))
+    {
+        assert!(
+            arrived.properties.contains(property),
+            "{property:?} in {:?}",
+            arrived.properties
+        );
     }
     let users: Vec<&str> = arrived.properties.iter().filter_map(user_name).collect();
     assert!(
-        matches!(users[..], ["id", "unit", "id", "at"] | ["id", "unit", "id", "at", "clock"]),
+        matches!(
+            users[..],
+            ["id", "unit", "id", "at"] | ["id", "unit", "id", "at", "clock"]
+        ),
         "{users:?}"
     );
     let at: u128 = arrived.user_property("at").unwrap().parse().unwrap();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_millis();
     assert!(now - 60_000 < at && at <= now, "at {at}, now {now}");
 
     // The retain flag travelled: a later subscriber gets it.
@@ -323,7 +367,9 @@ fn a_reading_travels_with_its_properties_and_its_identity_last() {
     let _later = Subscriber::start_with(hub.address, "villages/#", move |publish| {
         sink.lock().unwrap().push(publish);
     });
-    let retained = wait_for("the retained reading", within(10), || arrivals.lock().unwrap().pop());
+    let retained = wait_for("the retained reading", within(10), || {
+        arrivals.lock().unwrap().pop()
+    });
     assert!(retained.retain);
 }
 

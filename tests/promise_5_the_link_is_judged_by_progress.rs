@@ -10,8 +10,12 @@ use nix::sys::signal::Signal;
 
 fn quick_relay(hub: std::net::SocketAddr) -> Relay {
     let mut relay = Relay::new(hub);
-    relay.set("hub.retry_first", "50ms").set("hub.retry_max", "300ms");
-    relay.set("hub.progress_timeout", "2s").set("hub.connect_timeout", "2s");
+    relay
+        .set("hub.retry_first", "50ms")
+        .set("hub.retry_max", "300ms");
+    relay
+        .set("hub.progress_timeout", "2s")
+        .set("hub.connect_timeout", "2s");
     relay
 }
 
@@ -30,7 +34,9 @@ fn a_silent_link_is_torn_down() {
     uplink.silence(true);
     meter.publish(100).unwrap();
     // TCP is up all the while: only the missing progress tells.
-    wait_for("a new connection", within(15), || (uplink.connections() > before).then_some(()));
+    wait_for("a new connection", within(15), || {
+        (uplink.connections() > before).then_some(())
+    });
     uplink.silence(false);
     ledger.settle("after the silence", within(20));
     relay.wait_drained(within(20));
@@ -87,13 +93,19 @@ fn a_link_that_is_up_2_s_and_down_1_s_is_used() {
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
     relay.start();
-    Meter::new(&ledger, "meter", Habits::new(relay.mqtt)).publish(4000).unwrap();
+    Meter::new(&ledger, "meter", Habits::new(relay.mqtt))
+        .publish(4000)
+        .unwrap();
     uplink.restore();
     let start = Instant::now();
     let flapping = uplink.flap(Duration::from_secs(2), Duration::from_secs(1));
     // 4,000 readings are about 1 MB: 4 s of a link that is always up, 6 s of this one.
     let sums = ledger.settle("up 2 s, down 1 s", within(40));
-    println!("{:.1} s, {} duplicates", start.elapsed().as_secs_f64(), sums.duplicates);
+    println!(
+        "{:.1} s, {} duplicates",
+        start.elapsed().as_secs_f64(),
+        sums.duplicates
+    );
     drop(flapping);
     relay.wait_drained(within(20));
 }

@@ -37,8 +37,11 @@ fn by_symlink_swap(file: &Path, text: &str) {
     }
 }
 
-const SAVES: [(&str, Save); 3] =
-    [("in place", in_place), ("rename", by_rename), ("symlink swap", by_symlink_swap)];
+const SAVES: [(&str, Save); 3] = [
+    ("in place", in_place),
+    ("rename", by_rename),
+    ("symlink swap", by_symlink_swap),
+];
 
 #[test]
 fn a_valid_edit_is_applied_while_it_runs() {
@@ -70,18 +73,31 @@ fn a_valid_edit_is_applied_while_it_runs() {
 const BAD: [(&str, &[&str]); 5] = [
     ("this is no toml", &["broker.toml", "1"]),
     ("[drain]\nat = \"25:99\"\n", &["drain.at", "25:99"]),
-    ("[mqtt]\npacket_bytes_max = \"12 parsecs\"\n", &["mqtt.packet_bytes_max", "parsecs"]),
+    (
+        "[mqtt]\npacket_bytes_max = \"12 parsecs\"\n",
+        &["mqtt.packet_bytes_max", "parsecs"],
+    ),
     ("[hub]\nurll = \"mqtt://x\"\n", &["hub.urll", "hub.url"]),
-    ("[hub]\ntopic = \"no/village\"\n", &["hub.topic", "{village_id}"]),
+    (
+        "[hub]\ntopic = \"no/village\"\n",
+        &["hub.topic", "{village_id}"],
+    ),
 ];
 
 /// The relay's config with one section of it replaced by `bad`.
 fn broken(relay: &Relay, bad: &str) -> String {
-    let Ok(bad) = bad.parse::<toml::Table>() else { return bad.to_owned() };
+    let Ok(bad) = bad.parse::<toml::Table>() else {
+        return bad.to_owned();
+    };
     let mut good: toml::Table = relay.config_text().parse().unwrap();
     for (section, keys) in bad {
-        let section = good.entry(section).or_insert_with(|| toml::Table::new().into());
-        section.as_table_mut().unwrap().extend(keys.as_table().unwrap().clone());
+        let section = good
+            .entry(section)
+            .or_insert_with(|| toml::Table::new().into());
+        section
+            .as_table_mut()
+            .unwrap()
+            .extend(keys.as_table().unwrap().clone());
     }
     toml::to_string(&good).unwrap()
 }
@@ -108,7 +124,9 @@ fn an_invalid_edit_is_refused_and_the_old_one_stays_over_a_restart() {
         relay.kill();
         relay.start_as_is();
         relay.wait_listening(within(20));
-        meter.publish(10).expect("the old config is in force after a restart");
+        meter
+            .publish(10)
+            .expect("the old config is in force after a restart");
         assert!(relay.status()["config"]["last_error"].is_string());
     }
     relay.write_config();
@@ -126,11 +144,18 @@ fn without_any_usable_config_it_ends_with_78() {
         relay.start_as_is();
         assert_eq!(relay.wait_exit(within(10)).code(), Some(78));
         let log = relay.log();
-        assert!(names.iter().all(|name| log.contains(name)), "{names:?} in {log}");
+        assert!(
+            names.iter().all(|name| log.contains(name)),
+            "{names:?} in {log}"
+        );
     }
     let mut relay = Relay::new(harness::port::free());
     relay.start_as_is();
-    assert_eq!(relay.wait_exit(within(10)).code(), Some(78), "no file at all");
+    assert_eq!(
+        relay.wait_exit(within(10)).code(),
+        Some(78),
+        "no file at all"
+    );
 }
 
 #[test]
@@ -145,7 +170,10 @@ fn all_errors_are_reported_at_once_with_their_lines() {
     let said = String::from_utf8_lossy(&check.stderr) + String::from_utf8_lossy(&check.stdout);
     for key in ["packet_bytes_max", "at = \"25:99\"", "time_zone"] {
         let line = 1 + text.lines().position(|line| line.contains(key)).unwrap();
-        assert!(said.contains(&format!("{line}")), "line {line} of {key} in {said}");
+        assert!(
+            said.contains(&format!("{line}")),
+            "line {line} of {key} in {said}"
+        );
     }
     for key in ["mqtt.packet_bytes_max", "drain.at", "drain.time_zone"] {
         assert!(said.contains(key), "{key} in {said}");

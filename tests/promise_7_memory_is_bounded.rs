@@ -17,7 +17,10 @@ fn memory_and_start_up_do_not_grow_with_the_backlog() {
     let uplink = Proxy::start(hub.address);
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
-    relay.set("hub.retry_max", "500ms").set("backlog.segment_bytes", "2 MiB").start();
+    relay
+        .set("hub.retry_max", "500ms")
+        .set("backlog.segment_bytes", "2 MiB")
+        .start();
     let mut habits = Habits::new(relay.mqtt);
     habits.in_flight = 200;
     let mut meter = Meter::new(&ledger, "meter", habits);
@@ -41,7 +44,13 @@ fn memory_and_start_up_do_not_grow_with_the_backlog() {
          {drained_kib} KiB drained; first acknowledgement {restart:?} after kill -9"
     );
     // Four fifths of the readings are 16 MB of payload and more: none of that may stay in memory.
-    assert!(full_kib < early_kib + 12_000, "{early_kib} KiB, then {full_kib} KiB");
-    assert!(full_kib.max(drained_kib) < 80_000, "{full_kib} KiB, {drained_kib} KiB");
+    assert!(
+        full_kib < early_kib + 12_000,
+        "{early_kib} KiB, then {full_kib} KiB"
+    );
+    assert!(
+        full_kib.max(drained_kib) < 80_000,
+        "{full_kib} KiB, {drained_kib} KiB"
+    );
     assert!(restart < within(5), "{restart:?}");
 }

@@ -12,9 +12,16 @@ use rumqttc::{Client, Event, MqttOptions, Outgoing, Packet, QoS};
 
 fn data_file() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let places = [workspace.join("../shared/data"), workspace.join("../../shared/data")];
+    let places = [
+        workspace.join("../shared/data"),
+        workspace.join("../../shared/data"),
+    ];
     let file = |place: &PathBuf| place.join("household-2007-02.csv");
-    places.iter().map(file).find(|file| file.exists()).unwrap_or_else(|| file(&places[0]))
+    places
+        .iter()
+        .map(file)
+        .find(|file| file.exists())
+        .unwrap_or_else(|| file(&places[0]))
 }
 
 /// The readings of the four meters, in order: the main one has all electrical figures, each sub-meter its
@@ -31,7 +38,10 @@ fn readings(csv: &str) -> Vec<(&'static str, String)> {
              \"voltage_v\":{voltage},\"current_a\":{current}}}"
         );
         readings.push(("household/main", main));
-        for (topic, wh) in ["household/sub-1", "household/sub-2", "household/sub-3"].iter().zip(subs) {
+        for (topic, wh) in ["household/sub-1", "household/sub-2", "household/sub-3"]
+            .iter()
+            .zip(subs)
+        {
             readings.push((topic, format!("{{\"ts\":\"{ts}\",\"energy_wh\":{wh}}}")));
         }
     }
@@ -41,9 +51,17 @@ fn readings(csv: &str) -> Vec<(&'static str, String)> {
 /// One real client a topic; returns when each publish is acknowledged.
 fn publish(broker: std::net::SocketAddr, readings: &[(&'static str, String)]) {
     std::thread::scope(|scope| {
-        for topic in ["household/main", "household/sub-1", "household/sub-2", "household/sub-3"] {
-            let own: Vec<&String> =
-                readings.iter().filter(|(t, _)| *t == topic).map(|(_, payload)| payload).collect();
+        for topic in [
+            "household/main",
+            "household/sub-1",
+            "household/sub-2",
+            "household/sub-3",
+        ] {
+            let own: Vec<&String> = readings
+                .iter()
+                .filter(|(t, _)| *t == topic)
+                .map(|(_, payload)| payload)
+                .collect();
             scope.spawn(move || publish_topic(broker, topic, &own));
         }
     });
@@ -52,10 +70,14 @@ fn publish(broker: std::net::SocketAddr, readings: &[(&'static str, String)]) {
 fn publish_topic(broker: std::net::SocketAddr, topic: &str, payloads: &[&String]) {
     let name = topic.replace('/', "-");
     let mut options = MqttOptions::new(name, broker.ip().to_string(), broker.port());
-    options.set_inflight(50).set_keep_alive(Duration::from_secs(30));
+    options
+        .set_inflight(50)
+        .set_keep_alive(Duration::from_secs(30));
     let (client, mut connection) = Client::new(options, payloads.len() + 1);
     for payload in payloads {
-        client.publish(topic, QoS::AtLeastOnce, false, payload.as_bytes()).unwrap();
+        client
+            .publish(topic, QoS::AtLeastOnce, false, payload.as_bytes())
+            .unwrap();
     }
     let mut acknowledged = 0;
     for event in connection.iter() {
@@ -87,7 +109,9 @@ fn two_days_of_a_household_arrive_exactly_as_sent() {
     let sink = Arc::clone(&arrivals);
     let _subscriber = Subscriber::start_with(hub.address, "villages/#", move |publish| {
         let id = publish.user_property("id").unwrap_or_default().to_owned();
-        sink.lock().unwrap().push((publish.topic, publish.payload, id));
+        sink.lock()
+            .unwrap()
+            .push((publish.topic, publish.payload, id));
     });
     let uplink = Proxy::start(hub.address);
     let mut relay = Relay::new(uplink.address);
@@ -113,21 +137,39 @@ fn compare(sent: &[(&'static str, String)], arrived: &[(String, Vec<u8>, String)
     let mut seen = HashMap::new();
     let mut by_topic: HashMap<&str, Vec<(u64, &[u8])>> = HashMap::new();
     for (topic, payload, id) in arrived {
-        if seen.insert(id, (topic, payload)).is_some_and(|before| before != (topic, payload)) {
-            panic!("{id} is two readings");
-        }
+        let before = seen.insert(id, (topic, payload));
+        assert!(
+            before.is_none_or(|before| before == (topic, payload)),
+            "{id} is two readings"
+        );
         let sequence = id.split_once('/').unwrap().1.parse().unwrap();
         by_topic.entry(topic).or_default().push((sequence, payload));
     }
     assert_eq!(seen.len(), sent.len(), "as many readings as were sent");
-    for topic in ["household/main", "household/sub-1", "household/sub-2", "household/sub-3"] {
-        let at_hub = by_topic.get_mut(format!("villages/{VILLAGE}/{topic}").as_str()).unwrap();
+    for topic in [
+        "household/main",
+        "household/sub-1",
+        "household/sub-2",
+        "household/sub-3",
+    ] {
+        let at_hub = by_topic
+            .get_mut(format!("villages/{VILLAGE}/{topic}").as_str())
+            .unwrap();
         at_hub.sort_unstable();
         at_hub.dedup();
         let at_hub: Vec<&[u8]> = at_hub.iter().map(|(_, payload)| *payload).collect();
         let own = sent.iter().filter(|(t, _)| *t == topic);
         let own: Vec<&[u8]> = own.map(|(_, payload)| payload.as_bytes()).collect();
-        assert!(at_hub == own, "{topic}: {} at the hub, {} sent", at_hub.len(), own.len());
+        assert!(
+            at_hub == own,
+            "{topic}: {} at the hub, {} sent",
+            at_hub.len(),
+            own.len()
+        );
     }
-    println!("real input: {} readings, {} arrivals", sent.len(), arrived.len());
+    println!(
+        "real input: {} readings, {} arrivals",
+        sent.len(),
+        arrived.len()
+    );
 }

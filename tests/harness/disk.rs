@@ -22,7 +22,10 @@ pub struct Disk {
 
 /// `EXT4_IOC_SHUTDOWN` of the kernel: the filesystem takes no more writes, at once.
 mod shutdown {
-    #![expect(unsafe_code, reason = "an ioctl that no library wraps; it reads one u32")]
+    #![expect(
+        unsafe_code,
+        reason = "an ioctl that no library wraps; it reads one u32"
+    )]
     use std::fs::File;
     use std::os::fd::AsRawFd;
 
@@ -42,7 +45,10 @@ impl Disk {
     /// A fresh disk of so many MiB; an error says why this machine cannot have one.
     pub fn new(mib: u64) -> Result<Self, String> {
         let home = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
-        let disk = Self { home, generation: 0 };
+        let disk = Self {
+            home,
+            generation: 0,
+        };
         let image = File::create(disk.image()).map_err(|e| e.to_string())?;
         image.set_len(mib << 20).map_err(|e| e.to_string())?;
         run("mkfs.ext4", &["-q", "-F", path(&disk.image())])?;
@@ -62,7 +68,10 @@ impl Disk {
     fn mount(&self) -> Result<(), String> {
         let point = self.mount_point();
         fs::create_dir_all(&point).map_err(|e| e.to_string())?;
-        run("mount", &["-o", "loop,commit=300", path(&self.image()), path(&point)])
+        run(
+            "mount",
+            &["-o", "loop,commit=300", path(&self.image()), path(&point)],
+        )
     }
 
     /// Cuts the power and starts the machine again: `stop` must halt every writer where it stands, `kill`
@@ -70,18 +79,28 @@ impl Disk {
     #[track_caller]
     pub fn cut(&mut self, stop: impl FnOnce(), kill: impl FnOnce()) {
         let canary = self.mount_point().join("canary");
-        File::create(&canary).unwrap().write_all(&[7; 5000]).unwrap();
+        File::create(&canary)
+            .unwrap()
+            .write_all(&[7; 5000])
+            .unwrap();
         stop();
         shutdown::shut_down(&File::open(self.mount_point()).unwrap()).unwrap();
         let before = self.image();
         self.generation += 1;
-        run("cp", &["--sparse=always", path(&before), path(&self.image())]).unwrap();
+        run(
+            "cp",
+            &["--sparse=always", path(&before), path(&self.image())],
+        )
+        .unwrap();
         kill();
         run("umount", &[path(&self.mount_point())]).unwrap();
         fs::remove_file(before).unwrap();
         self.mount().unwrap();
         let kept = fs::read(&canary).unwrap_or_default();
-        assert!(kept.len() < 5000, "the cut lost nothing: this proves nothing");
+        assert!(
+            kept.len() < 5000,
+            "the cut lost nothing: this proves nothing"
+        );
         let _ = fs::remove_file(canary);
     }
 
@@ -116,11 +135,20 @@ fn path(path: &Path) -> &str {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
-    let search = format!("/usr/sbin:/sbin:{}", std::env::var("PATH").unwrap_or_default());
-    let output = Command::new(program).args(arguments).env("PATH", search).output();
+    let search = format!(
+        "/usr/sbin:/sbin:{}",
+        std::env::var("PATH").unwrap_or_default()
+    );
+    let output = Command::new(program)
+        .args(arguments)
+        .env("PATH", search)
+        .output();
     let output = output.map_err(|error| format!("{program}: {error}"))?;
     if output.status.success() {
         return Ok(());
     }
-    Err(format!("{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+    Err(format!(
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    ))
 }

@@ -80,7 +80,11 @@ impl FakeHub {
         });
         let shared = Arc::clone(&state);
         let thread = std::thread::spawn(move || accept(&listener, &shared));
-        Self { state, address, thread: Some(thread) }
+        Self {
+            state,
+            address,
+            thread: Some(thread),
+        }
     }
 
     /// Changes its temper; connections stay.
@@ -170,7 +174,13 @@ impl<'a> Connection<'a> {
         let connect = Connect::decode(&Packet::read(&mut reader)?)?;
         state.connects.fetch_add(1, Ordering::SeqCst);
         let version = connect.version;
-        let mut connection = Self { state, reader, version, taken: 0, backwards: Vec::new() };
+        let mut connection = Self {
+            state,
+            reader,
+            version,
+            taken: 0,
+            backwards: Vec::new(),
+        };
         if !connection.greet()? {
             return Ok(());
         }
@@ -208,8 +218,9 @@ impl<'a> Connection<'a> {
     }
 
     fn acknowledge(&mut self, ids: impl Iterator<Item = u16>) -> io::Result<()> {
-        let acks: Vec<u8> =
-            ids.flat_map(|id| packet::ack(kind::PUBACK, self.version, id, 0)).collect();
+        let acks: Vec<u8> = ids
+            .flat_map(|id| packet::ack(kind::PUBACK, self.version, id, 0))
+            .collect();
         self.write(&acks)
     }
 
@@ -248,7 +259,10 @@ impl<'a> Connection<'a> {
 
     fn take(&mut self, publish: &Publish) -> io::Result<bool> {
         let contains = |mark: &str| {
-            publish.payload.windows(mark.len()).any(|part| part == mark.as_bytes())
+            publish
+                .payload
+                .windows(mark.len())
+                .any(|part| part == mark.as_bytes())
         };
         self.taken += 1;
         match self.state.temper() {
@@ -279,7 +293,12 @@ impl<'a> Connection<'a> {
 
     fn answer(&mut self, publish: &Publish, reason: u8) -> io::Result<bool> {
         if publish.qos == 1 {
-            self.write(&packet::ack(kind::PUBACK, self.version, publish.packet_id, reason))?;
+            self.write(&packet::ack(
+                kind::PUBACK,
+                self.version,
+                publish.packet_id,
+                reason,
+            ))?;
         }
         Ok(true)
     }

@@ -5,8 +5,8 @@ use std::io::{self, BufReader, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::ledger::Ledger;
 use crate::packet::{self, Connect, Packet, Publish, Value, Version, kind, property};
 use crate::port;
+use crate::relay::memory_kib;
 use crate::wait::{wait_for, within};
 
 /// A mosquitto child process.
@@ -34,7 +35,7 @@ impl Hub {
         Self::start_with("max_inflight_messages 0\n")
     }
 
-    /// Starts a mosquitto with further lines of config.
+    /// Starts a mosquitto with further lines of config, in which `{home}` is a directory of its own.
     pub fn start_with(lines: &str) -> Self {
         let address = port::free();
         let home = tempfile::Builder::new().prefix("hub-").tempdir().unwrap();
@@ -43,13 +44,18 @@ impl Hub {
              set_tcp_nodelay true\n{lines}",
             address.port()
         );
+        let config = config.replace("{home}", home.path().to_str().unwrap());
         fs::write(home.path().join("hub.conf"), config).unwrap();
-        let mut hub = Self { home, child: None, address };
+        let mut hub = Self {
+            home,
+            child: None,
+            address,
+        };
         hub.run();
         hub
     }
 
-    /// The directory with its config; `persistence_location` for those who want it.
+    /// The directory with its config: what `{home}` stands for.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
@@ -60,9 +66,14 @@ impl Hub {
         let log = fs::File::create(self.home.path().join("hub.log")).unwrap();
         let mut command = Command::new(mosquitto());
         command.arg("-c").arg(self.home.path().join("hub.conf"));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
         self.child = Some(command.spawn().expect("mosquitto starts"));
-        wait_for("the hub listens", within(10), || TcpStream::connect(self.address).ok());
+        wait_for("the hub listens", within(10), || {
+            TcpStream::connect(self.address).ok()
+        });
     }
 
     /// kill -9: connections end, queues are lost.
@@ -81,6 +92,11 @@ impl Hub {
         }
     }
 
+    /// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        memory_kib(self.child.as_ref().expect("the hub runs").id(), line)
+    }
+
     /// Sends a signal; SIGSTOP makes a hub that is up and moves nothing.
     pub fn signal(&self, signal: Signal) {
         let id = self.child.as_ref().expect("the hub runs").id();
@@ -97,7 +113,10 @@ impl Drop for Hub {
 /// Where mosquitto is: not in every user's search path.
 pub fn mosquitto() -> &'static str {
     let places = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"];
-    places.into_iter().find(|path| Path::new(path).exists()).unwrap_or("mosquitto")
+    places
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .unwrap_or("mosquitto")
 }
 
 /// A subscriber at the hub that enters each arrival in the ledger. Keeps its session, and reconnects
@@ -157,14 +176,19 @@ impl Subscriber {
                 }
             }
         });
-        Self { link, thread: Some(thread) }
+        Self {
+            link,
+            thread: Some(thread),
+        }
     }
 }
 
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.link.stop.store(true, Ordering::SeqCst);
-        let Some(thread) = self.thread.take() else { return };
+        let Some(thread) = self.thread.take() else {
+            return;
+        };
         while !thread.is_finished() {
             if let Some(socket) = self.link.socket.lock().unwrap().as_ref() {
                 let _ = socket.shutdown(Shutdown::Both);
@@ -193,7 +217,9 @@ fn subscribe(hub: SocketAddr, client_id: &str, filter: &str) -> io::Result<BufRe
         return Err(io::Error::other("the hub refused the subscriber"));
     }
     if connack.body[0] & 1 == 0 {
-        reader.get_mut().write_all(&packet::subscribe(Version::V5, 1, filter, 1))?;
+        reader
+            .get_mut()
+            .write_all(&packet::subscribe(Version::V5, 1, filter, 1))?;
         while Packet::read(&mut reader)?.kind() != kind::SUBACK {}
     }
     reader.get_mut().set_read_timeout(None)?;
@@ -201,10 +227,7 @@ fn subscribe(hub: SocketAddr, client_id: &str, filter: &str) -> io::Result<BufRe
 }
 
 /// Reads and acknowledges until the connection ends.
-fn listen(
-    connection: &mut BufReader<TcpStream>,
-    sink: &mut impl FnMut(Publish),
-) -> io::Result<()> {
+fn listen(connection: &mut BufReader<TcpStream>, sink: &mut impl FnMut(Publish)) -> io::Result<()> {
     let mut acks = Vec::new();
     loop {
         if connection.buffer().len() < 2 {

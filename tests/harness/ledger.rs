@@ -87,17 +87,26 @@ impl Ledger {
 
     /// An empty ledger for a hub that has `prefix` before each meter's topic.
     pub fn with_prefix(prefix: &str) -> Self {
-        Self { books: Arc::default(), prefix: prefix.to_owned() }
+        Self {
+            books: Arc::default(),
+            prefix: prefix.to_owned(),
+        }
     }
 
     /// A copy with books of its own: what happens from now on is entered in one of the two.
+    #[must_use]
     pub fn fork(&self) -> Self {
         let books = self.books().clone();
-        Self { books: Arc::new(Mutex::new(books)), prefix: self.prefix.clone() }
+        Self {
+            books: Arc::new(Mutex::new(books)),
+            prefix: self.prefix.clone(),
+        }
     }
 
     fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.books
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Enters a meter that publishes on `topic`, and gives it its number.
@@ -122,7 +131,9 @@ impl Ledger {
     pub fn acknowledged(&self, key: Key) {
         let mut books = self.books();
         let Some(entry) = books.entries.get_mut(&key) else {
-            return books.violations.push(format!("{key:?} acknowledged, never sent"));
+            return books
+                .violations
+                .push(format!("{key:?} acknowledged, never sent"));
         };
         if !entry.acknowledged {
             entry.acknowledged = true;
@@ -168,7 +179,10 @@ impl Ledger {
     /// Readings acknowledged and not at the hub, in order.
     pub fn missing(&self) -> Vec<Key> {
         let books = self.books();
-        let missing = books.entries.iter().filter(|(_, e)| e.acknowledged && e.arrived == 0);
+        let missing = books
+            .entries
+            .iter()
+            .filter(|(_, e)| e.acknowledged && e.arrived == 0);
         let mut keys: Vec<Key> = missing.map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
@@ -216,7 +230,11 @@ impl Ledger {
         let mut violations = books.violations.clone();
         violations.extend(books.order_violations());
         let some: Vec<_> = violations.iter().take(10).collect();
-        assert!(violations.is_empty(), "{} violations: {some:#?}", violations.len());
+        assert!(
+            violations.is_empty(),
+            "{} violations: {some:#?}",
+            violations.len()
+        );
     }
 
     /// Checks that each meter's readings first reached the hub in the order they were published.
@@ -226,7 +244,10 @@ impl Ledger {
         let books = self.books();
         for (key, identity) in &books.first_arrivals {
             let before = last.insert(key.meter, key.number).unwrap_or(0);
-            assert!(before < key.number, "{key:?} {identity:?} came after {before}");
+            assert!(
+                before < key.number,
+                "{key:?} {identity:?} came after {before}"
+            );
         }
     }
 }
@@ -239,10 +260,20 @@ impl Books {
         identity: Option<Result<Identity, String>>,
         publish: &Publish,
     ) -> Result<(), String> {
-        let topic = self.topics.get(key.meter as usize).cloned().unwrap_or_default();
-        let entry = self.entries.get_mut(&key).ok_or(format!("{key:?} at the hub, never published"))?;
+        let topic = self
+            .topics
+            .get(key.meter as usize)
+            .cloned()
+            .unwrap_or_default();
+        let entry = self
+            .entries
+            .get_mut(&key)
+            .ok_or(format!("{key:?} at the hub, never published"))?;
         if entry.digest != digest(&publish.payload) {
-            return Err(format!("{key:?} arrived changed: {} bytes", publish.payload.len()));
+            return Err(format!(
+                "{key:?} arrived changed: {} bytes",
+                publish.payload.len()
+            ));
         }
         if publish.topic != format!("{prefix}{topic}") {
             return Err(format!("{key:?} of {topic} arrived on {}", publish.topic));
@@ -274,7 +305,10 @@ impl Books {
         let entry = self.entries.entry(key).or_default();
         entry.identities.push(identity);
         if entry.identities.len() > entry.sent as usize {
-            return Err(format!("{key:?} sent {} times, is {:?}", entry.sent, entry.identities));
+            return Err(format!(
+                "{key:?} sent {} times, is {:?}",
+                entry.sent, entry.identities
+            ));
         }
         Ok(())
     }

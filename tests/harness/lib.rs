@@ -32,7 +32,9 @@ pub const VILLAGE: &str = "test-village";
 /// A number from the environment, else `default`: how a test's size is raised for a long run.
 pub fn setting(name: &str, default: u64) -> u64 {
     match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
         Err(_) => default,
     }
 }

@@ -57,7 +57,7 @@ pub struct Meter {
     client_id: String,
     topic: String,
     ledger: Ledger,
-    meter: u32,
+    ledger_number: u32,
     number: u64,
     packet_id: u16,
     pending: VecDeque<(u16, Key)>,
@@ -71,7 +71,7 @@ impl Meter {
         Self {
             habits,
             client_id: client_id.to_owned(),
-            meter: ledger.meter(&topic),
+            ledger_number: ledger.meter(&topic),
             topic,
             ledger: ledger.clone(),
             number: 0,
@@ -119,7 +119,7 @@ impl Meter {
 
     /// Its number in the ledger.
     pub fn number(&self) -> u32 {
-        self.meter
+        self.ledger_number
     }
 
     /// How many readings it has made.
@@ -178,7 +178,10 @@ impl Meter {
         while self.pending.len() < self.habits.in_flight && !enough(self) {
             self.number += 1;
             self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
-            let key = Key { meter: self.meter, number: self.number };
+            let key = Key {
+                meter: self.ledger_number,
+                number: self.number,
+            };
             bytes.extend_from_slice(&self.encode(key, self.packet_id, false));
             self.pending.push_back((self.packet_id, key));
         }
@@ -186,14 +189,20 @@ impl Meter {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let connection = self.connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+        let connection = self
+            .connection
+            .as_mut()
+            .ok_or(io::ErrorKind::NotConnected)?;
         connection.get_mut().write_all(bytes)
     }
 
     /// Waits for one packet, then takes those that came with it.
     fn take_acknowledgements(&mut self) -> io::Result<()> {
         loop {
-            let connection = self.connection.as_mut().ok_or(io::ErrorKind::NotConnected)?;
+            let connection = self
+                .connection
+                .as_mut()
+                .ok_or(io::ErrorKind::NotConnected)?;
             let packet = Packet::read(connection)?;
             let more = connection.buffer().len() >= 4;
             self.take(&packet)?;
@@ -211,16 +220,20 @@ impl Meter {
         }
         let id = packet.packet_id();
         let Some(place) = self.pending.iter().position(|(pending, _)| *pending == id) else {
-            self.ledger.violation(format!("{}: PUBACK {id} without a publish", self.client_id));
+            self.ledger
+                .violation(format!("{}: PUBACK {id} without a publish", self.client_id));
             return Ok(());
         };
         if place > 0 {
-            self.ledger.violation(format!("{}: PUBACK {id} out of order", self.client_id));
+            self.ledger
+                .violation(format!("{}: PUBACK {id} out of order", self.client_id));
         }
         let (_, key) = self.pending.remove(place).unwrap();
         match packet.ack_reason() {
             0..0x80 => self.ledger.acknowledged(key),
-            reason => self.ledger.violation(format!("{key:?} refused with {reason:#04x}")),
+            reason => self
+                .ledger
+                .violation(format!("{key:?} refused with {reason:#04x}")),
         }
         Ok(())
     }
@@ -250,7 +263,10 @@ impl Fleet {
     /// Stops them and gives them back. What they published is acknowledged, if the broker is there.
     pub fn stop(self) -> Vec<Meter> {
         self.stop.store(true, Ordering::Relaxed);
-        self.threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        self.threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
     }
 }
 

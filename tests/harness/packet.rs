@@ -420,10 +420,13 @@ impl Publish {
 
     /// The last user property of that name.
     pub fn user_property(&self, name: &str) -> Option<&str> {
-        self.properties.iter().rev().find_map(|(_, value)| match value {
-            Value::Pair(key, value) if key == name => Some(value.as_str()),
-            _ => None,
-        })
+        self.properties
+            .iter()
+            .rev()
+            .find_map(|(_, value)| match value {
+                Value::Pair(key, value) if key == name => Some(value.as_str()),
+                _ => None,
+            })
     }
 }
 
@@ -433,11 +436,19 @@ pub fn ack(kind: u8, version: Version, packet_id: u16, reason: u8) -> Vec<u8> {
     if version == Version::V5 && reason != 0 {
         body.push(reason);
     }
-    packet(kind << 4 | if kind == self::kind::PUBREL { 2 } else { 0 }, &body)
+    packet(
+        kind << 4 | if kind == self::kind::PUBREL { 2 } else { 0 },
+        &body,
+    )
 }
 
 /// CONNACK.
-pub fn connack(version: Version, session_present: bool, code: u8, properties: &[Property]) -> Vec<u8> {
+pub fn connack(
+    version: Version,
+    session_present: bool,
+    code: u8,
+    properties: &[Property],
+) -> Vec<u8> {
     let mut body = vec![u8::from(session_present), code];
     if version == Version::V5 {
         push_properties(&mut body, properties);

@@ -62,7 +62,10 @@ impl Proxy {
         // Packets of a real link's size, or small windows make the loopback's 64 KiB packets stutter.
         setsockopt(&listener, sockopt::TcpMaxSeg, &1448).unwrap();
         let address = listener.local_addr().unwrap();
-        let way = || Way { cut_after: AtomicI64::new(-1), ..Way::default() };
+        let way = || Way {
+            cut_after: AtomicI64::new(-1),
+            ..Way::default()
+        };
         let link = Arc::new(Link {
             hub,
             up: true.into(),
@@ -77,7 +80,11 @@ impl Proxy {
         });
         let shared = Arc::clone(&link);
         let thread = std::thread::spawn(move || accept(&listener, &shared));
-        Self { link, address, thread: Some(thread) }
+        Self {
+            link,
+            address,
+            thread: Some(thread),
+        }
     }
 
     /// Cuts all connections (reset) and lets no new one through.
@@ -104,12 +111,18 @@ impl Proxy {
 
     /// Cuts the link, once, after exactly `bytes` more have gone to the hub.
     pub fn cut_after_to_hub(&self, bytes: u64) {
-        self.link.to_hub.cut_after.store(bytes.try_into().unwrap(), Ordering::SeqCst);
+        self.link
+            .to_hub
+            .cut_after
+            .store(bytes.try_into().unwrap(), Ordering::SeqCst);
     }
 
     /// Cuts the link, once, after exactly `bytes` more have come from the hub.
     pub fn cut_after_to_relay(&self, bytes: u64) {
-        self.link.to_relay.cut_after.store(bytes.try_into().unwrap(), Ordering::SeqCst);
+        self.link
+            .to_relay
+            .cut_after
+            .store(bytes.try_into().unwrap(), Ordering::SeqCst);
     }
 
     /// Whether it lets connections through.
@@ -147,7 +160,11 @@ impl Proxy {
                 }
             }
         });
-        Flapping { link: Arc::clone(&self.link), stop, thread: Some(thread) }
+        Flapping {
+            link: Arc::clone(&self.link),
+            stop,
+            thread: Some(thread),
+        }
     }
 }
 
@@ -178,7 +195,14 @@ impl Link {
     fn cut(&self) {
         self.up.store(false, Ordering::SeqCst);
         for socket in self.sockets.lock().unwrap().drain(..) {
-            let _ = setsockopt(&socket, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+            let _ = setsockopt(
+                &socket,
+                sockopt::Linger,
+                &libc::linger {
+                    l_onoff: 1,
+                    l_linger: 0,
+                },
+            );
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
@@ -196,9 +220,12 @@ impl Link {
     /// How many of `count` bytes may pass, and whether the link is to be cut after them.
     fn allow(way: &Way, count: usize) -> (usize, bool) {
         let allowance = way.cut_after.load(Ordering::SeqCst);
-        let Ok(left) = usize::try_from(allowance) else { return (count, false) };
+        let Ok(left) = usize::try_from(allowance) else {
+            return (count, false);
+        };
         if left > count {
-            way.cut_after.fetch_sub(count.try_into().unwrap(), Ordering::SeqCst);
+            way.cut_after
+                .fetch_sub(count.try_into().unwrap(), Ordering::SeqCst);
             return (count, false);
         }
         way.cut_after.store(-1, Ordering::SeqCst);
@@ -241,7 +268,9 @@ fn connect(relay: TcpStream, link: &Arc<Link>) -> io::Result<()> {
         link.sockets.lock().unwrap().push(socket.try_clone()?);
     }
     link.connections.fetch_add(1, Ordering::SeqCst);
-    carry(relay.try_clone()?, hub.try_clone()?, link, |link| &link.to_hub);
+    carry(relay.try_clone()?, hub.try_clone()?, link, |link| {
+        &link.to_hub
+    });
     carry(hub, relay, link, |link| &link.to_relay);
     if !link.up.load(Ordering::SeqCst) {
         link.cut();
@@ -287,7 +316,10 @@ fn take_in(
         // What does not fit the narrow place stays in the sender's socket.
         let ahead = at.saturating_duration_since(Instant::now());
         std::thread::sleep(ahead.saturating_sub(Duration::from_millis(20)));
-        if pieces.send((at + link.delay(), buffer[..count].to_vec())).is_err() {
+        if pieces
+            .send((at + link.delay(), buffer[..count].to_vec()))
+            .is_err()
+        {
             return Ok(());
         }
     }

@@ -18,7 +18,9 @@ impl Raw {
         let stream = TcpStream::connect_timeout(&broker, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(Duration::from_secs(5)))?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
     }
 
     /// TCP and CONNECT; the CONNACK's session present and code.

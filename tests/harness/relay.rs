@@ -23,9 +23,13 @@ pub fn binary() -> PathBuf {
     }
     let own = std::env::current_exe().unwrap();
     let directory = own.ancestors().find(|dir| dir.join("edge-relay").is_file());
-    directory.map(|dir| dir.join("edge-relay")).unwrap_or_else(|| {
-        panic!("no edge-relay above {}: run `cargo build --workspace` first", own.display())
-    })
+    let missing = || {
+        panic!(
+            "no edge-relay above {}: run `cargo build` first",
+            own.display()
+        )
+    };
+    directory.map_or_else(missing, |dir| dir.join("edge-relay"))
 }
 
 /// A relay with its config, data and log in a directory of its own.
@@ -70,7 +74,9 @@ impl Relay {
                 table.insert(part.to_owned(), value.into());
                 break;
             }
-            let inner = table.entry(part).or_insert_with(|| toml::Table::new().into());
+            let inner = table
+                .entry(part)
+                .or_insert_with(|| toml::Table::new().into());
             table = inner.as_table_mut().expect("a section");
         }
         self
@@ -110,7 +116,10 @@ impl Relay {
     /// A command of the binary, with the config file and the environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.arg("--config").arg(self.config_file()).args(arguments);
+        command
+            .arg("--config")
+            .arg(self.config_file())
+            .args(arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null());
         command
@@ -140,7 +149,11 @@ impl Relay {
 
     fn log_file(&self) -> File {
         let path = self.home().join("relay.log");
-        OpenOptions::new().create(true).append(true).open(path).unwrap()
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap()
     }
 
     /// Waits until it accepts connections of meters.
@@ -212,20 +225,28 @@ impl Relay {
                 let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
                 stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next())
             });
-            states.all(|state| matches!(state, Some(Some('T')))).then_some(())
+            states
+                .all(|state| matches!(state, Some(Some('T'))))
+                .then_some(())
         });
     }
 
     /// `GET path` of the admin API: status code and text.
     pub fn get(&self, path: &str) -> Result<(u16, String), ureq::Error> {
         let mut answer = agent().get(self.url(path)).call()?;
-        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+        Ok((
+            answer.status().as_u16(),
+            answer.body_mut().read_to_string()?,
+        ))
     }
 
     /// `POST path` without a body.
     pub fn post(&self, path: &str) -> Result<(u16, String), ureq::Error> {
         let mut answer = agent().post(self.url(path)).send_empty()?;
-        Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
+        Ok((
+            answer.status().as_u16(),
+            answer.body_mut().read_to_string()?,
+        ))
     }
 
     fn url(&self, path: &str) -> String {
@@ -234,7 +255,10 @@ impl Relay {
 
     /// `/status`; `Value::Null` while it cannot be asked.
     pub fn status(&self) -> Value {
-        let text = self.get("/status").map(|(_, text)| text).unwrap_or_default();
+        let text = self
+            .get("/status")
+            .map(|(_, text)| text)
+            .unwrap_or_default();
         serde_json::from_str(&text).unwrap_or_default()
     }
 
@@ -273,10 +297,7 @@ impl Relay {
 
     /// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
     pub fn memory_kib(&self, line: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let found = text.lines().find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
-        let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        number.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+        memory_kib(self.child.as_ref().expect("the relay runs").id(), line)
     }
 
     /// All it has logged.
@@ -296,9 +317,22 @@ impl Drop for Relay {
     fn drop(&mut self) {
         self.kill();
         if std::thread::panicking() {
-            eprintln!("--- last lines of the relay's log ---\n{}", self.log_tail(40));
+            eprintln!(
+                "--- last lines of the relay's log ---\n{}",
+                self.log_tail(40)
+            );
         }
     }
+}
+
+/// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
+pub fn memory_kib(pid: u32, line: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let found = text
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {line} in\n{text}"))
 }
 
 fn agent() -> ureq::Agent {
