@@ -65,9 +65,9 @@ fn no_acknowledged_reading_is_lost_by_kill_9() {
     let fleet = Fleet::start(village(&relay, &ledger, &[200, 200, 2_000, 20_000]));
     for round in 0..setting("RELAY_TEST_KILLS", 20) {
         if round % 2 == 0 {
-            uplink.cut()
+            uplink.cut();
         } else {
-            uplink.restore()
+            uplink.restore();
         }
         relay.start();
         wait_acknowledged(&ledger, random.random_range(1..300));
@@ -104,9 +104,9 @@ fn no_acknowledged_reading_is_lost_by_a_power_cut() {
     let fleet = Fleet::start(village(&relay, &ledger, &[200, 200, 20_000, largest]));
     for round in 0..setting("RELAY_TEST_POWER_CUTS", 10) {
         if round % 2 == 0 {
-            uplink.cut()
+            uplink.cut();
         } else {
-            uplink.restore()
+            uplink.restore();
         }
         relay.start();
         wait_acknowledged(&ledger, random.random_range(1..200));

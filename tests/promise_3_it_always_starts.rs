@@ -48,7 +48,7 @@ impl Damage {
         }
         match self {
             Self::FlippedBit => {
-                bytes[random.random_range(0..length)] ^= 1 << random.random_range(0..8)
+                bytes[random.random_range(0..length)] ^= 1 << random.random_range(0..8);
             }
             Self::ZeroedBlock => {
                 let start = random.random_range(0..length) & !4095;
