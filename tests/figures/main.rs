@@ -1,34 +1,50 @@
-//! The figures of `docs/performance.md`: the relay beside mosquitto, in one run on one machine, as ratios.
+//! Prints the figures of `docs/performance.md`, each beside what it is compared with, in one run.
 //!
-//! A release build is measured: `cargo build --release -p edge-relay`, then
-//! `cargo run --release -p relay-tests --bin figures -- COMMAND`.
+//! `cargo run --release -p relay-tests --bin figures -- pubacks|drain|memory|thin|flapping [key=value …]`
+//! after `cargo build --release -p edge-relay`.
 
-mod backlog;
-mod contender;
-mod crossing;
-mod puback;
+mod arrivals;
+mod drain;
+mod floor;
+mod links;
+mod load;
+mod memory;
+mod pubacks;
 
-const HELP: &str = "\
-figures COMMAND: measures the relay beside mosquitto
+use std::collections::HashMap;
 
-  puback   durable PUBACKs/s, 10 clients x 20 in flight, 200 bytes, beside mosquitto with persistence and beside
-           an append-only file with group commit and fdatasync (SECONDS=5, ROUNDS=3)
-  drain    drain of a backlog to a mosquitto hub on loopback, beside mosquitto's bridge (READINGS=100000)
-  thin     drain through 256 kbit/s and 600 ms to a hub with a receive maximum of 20 (READINGS=1500)
-  flap     link up 2 s, down 1 s, 2 Mbit/s and 200 ms (READINGS=20000)
-  backlog  peak memory, restart after kill -9, disk left after the drain (READINGS=1000000)
+use anyhow::{Context, Result, bail};
 
-Sizes come from the environment, as named above. EDGE_RELAY_BIN names another binary of the relay.";
+/// `key=value` arguments with defaults.
+#[derive(Debug)]
+pub(crate) struct Arguments(HashMap<String, String>);
 
-fn main() {
-    let command = std::env::args().nth(1).unwrap_or_default();
-    println!("relay: {}", harness::relay::binary().display());
-    match command.as_str() {
-        "puback" => puback::measure(),
-        "drain" => crossing::drain(),
-        "thin" => crossing::thin(),
-        "flap" => crossing::flap(),
-        "backlog" => backlog::measure(),
-        _ => println!("{HELP}"),
+impl Arguments {
+    /// The number given for `key`, else `default`.
+    pub(crate) fn number(&self, key: &str, default: usize) -> Result<usize> {
+        match self.0.get(key) {
+            Some(text) => text.parse().with_context(|| format!("{key}={text}")),
+            None => Ok(default),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let mut words = std::env::args().skip(1);
+    let figure = words.next().unwrap_or_default();
+    let pairs = words.map(|word| {
+        let (key, value) = word
+            .split_once('=')
+            .with_context(|| format!("{word}: key=value expected"))?;
+        Ok((key.to_owned(), value.to_owned()))
+    });
+    let arguments = Arguments(pairs.collect::<Result<_>>()?);
+    match figure.as_str() {
+        "pubacks" => pubacks::run(&arguments),
+        "drain" => drain::run(&arguments),
+        "thin" => links::thin(&arguments),
+        "flapping" => links::flapping(&arguments),
+        "memory" => memory::run(&arguments),
+        _ => bail!("which figure? pubacks, drain, memory, thin, flapping"),
     }
 }
