@@ -12,6 +12,7 @@
 mod client;
 mod hostile;
 mod limits;
+mod promises;
 mod publish;
 mod qos2;
 mod relay;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use edge_relay::listener::{Handle, Listener, MqttStats, Settings};
 use edge_relay::store::{self, Store};
+use hub_bridge::backlog::{Backlog, Mark, ReadLimit};
 use hub_bridge::clock::{BootId, Clock, ClockQuality, ReceivedAt, UnixMillis};
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -80,11 +81,20 @@ impl Relay {
         bytes_max: u64,
         change: impl FnOnce(&mut Settings),
     ) -> Self {
+        let mut store_settings = store_settings(dir.path());
+        store_settings.bytes_max = bytes_max;
+        Self::start_on(dir, store_settings, change).await
+    }
+
+    pub(crate) async fn start_on(
+        dir: Arc<TempDir>,
+        store_settings: store::Settings,
+        change: impl FnOnce(&mut Settings),
+    ) -> Self {
         let clock = Arc::new(MovedClock::default());
-        let store_settings = store_settings(dir.path(), bytes_max);
         let of_store: Arc<dyn Clock> = clock.clone();
         let store =
-            tokio::task::spawn_blocking(move || Store::open(&store_settings, of_store).unwrap())
+            tokio::task::spawn_blocking(move || Store::open(&store_settings, of_store).unwrap().0)
                 .await
                 .unwrap();
         let stats = Arc::new(MqttStats::default());
@@ -129,6 +139,31 @@ impl Relay {
         panic!("not within five seconds: {what}: {:?}", self.stats);
     }
 
+    /// All readings in the store, as (topic, payload).
+    pub(crate) fn readings(&self) -> Vec<(String, Vec<u8>)> {
+        let limit = ReadLimit {
+            count: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let mut found = Vec::new();
+        for state in self.store.epochs() {
+            let mut from = state.first_unconfirmed;
+            while from < state.next {
+                let read = self
+                    .store
+                    .read(state.epoch, from, Mark::Forwarded, limit)
+                    .unwrap();
+                let pairs = read.readings.iter();
+                found.extend(pairs.map(|r| (r.topic.to_string(), r.payload.to_vec())));
+                match read.next {
+                    Some(next) if next > from => from = next,
+                    _ => break,
+                }
+            }
+        }
+        found
+    }
+
     pub(crate) fn begin_stop(&self) {
         self.shutdown.cancel();
     }
@@ -136,18 +171,23 @@ impl Relay {
     pub(crate) async fn stop(self) -> Arc<TempDir> {
         self.shutdown.cancel();
         self.running.await.unwrap();
+        let store = self.store;
+        tokio::task::spawn_blocking(move || store.close())
+            .await
+            .unwrap();
         self.dir
     }
 }
 
-fn store_settings(dir: &Path, bytes_max: u64) -> store::Settings {
+pub(crate) fn store_settings(dir: &Path) -> store::Settings {
     store::Settings {
         data_dir: dir.to_owned(),
         village: "test".parse().unwrap(),
         machine_id: "machine".to_owned(),
-        bytes_max,
+        bytes_max: u64::MAX / 2,
         disk_free_min: 0,
         alarm_at: 0.8,
+        confirm: Mark::Forwarded,
         keep_forwarded: Duration::ZERO,
         segment_bytes: 16 * 1024 * 1024,
         commit_delay: Duration::ZERO,
