@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectProperties,
-    DisconnectReasonCode, Packet, Protocol, SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason,
+    ConnAck, ConnAckProperties, ConnectReturnCode, DisconnectReasonCode, Packet, Protocol, SubAck,
+    SubscribeReasonCode, UnsubAck, UnsubAckReason,
 };
 
 use super::Version;
@@ -107,18 +107,29 @@ pub(crate) fn unsuback(
     );
 }
 
-/// DISCONNECT: a server of MQTT 3.1.1 has none, it closes.
-pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason_code: DisconnectReasonCode) {
+/// DISCONNECT: a server of MQTT 3.1.1 has none, it closes. rumqttd's encoder gets the length wrong here: with
+/// properties it leaves out the reason, without them it writes a byte too many.
+pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason: DisconnectReasonCode) {
     if version == Version::V5 {
-        // Without properties the codec writes a byte more than the length it announces.
-        let properties = DisconnectProperties {
-            session_expiry_interval: None,
-            reason_string: None,
-            user_properties: Vec::new(),
-            server_reference: None,
-        };
-        let packet = Packet::Disconnect(Disconnect { reason_code }, Some(properties));
-        put(out, version, packet);
+        out.put_slice(&[0xE0, 1, disconnect_code(reason)]);
+    }
+}
+
+/// The reasons that this server gives (MQTT 5, 3.14.2.1).
+fn disconnect_code(reason: DisconnectReasonCode) -> u8 {
+    use DisconnectReasonCode as Code;
+    match reason {
+        Code::MalformedPacket => 0x81,
+        Code::ProtocolError => 0x82,
+        Code::ServerShuttingDown => 0x8B,
+        Code::KeepAliveTimeout => 0x8D,
+        Code::SessionTakenOver => 0x8E,
+        Code::TopicNameInvalid => 0x90,
+        Code::ReceiveMaximumExceeded => 0x93,
+        Code::TopicAliasInvalid => 0x94,
+        Code::PacketTooLarge => 0x95,
+        Code::QuotaExceeded => 0x97,
+        _ => 0x80,
     }
 }
 
