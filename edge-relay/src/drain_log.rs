@@ -61,7 +61,12 @@ impl DrainLog for KeptDrains {
     }
 
     fn last_scheduled(&self) -> Option<DrainRecord> {
-        self.records.lock().iter().rev().find(|r| is_trusted_schedule(r)).cloned()
+        self.records
+            .lock()
+            .iter()
+            .rev()
+            .find(|r| is_trusted_schedule(r))
+            .cloned()
     }
 }
 

@@ -146,7 +146,10 @@ pub(crate) fn of_v5(error: &rumqttc::v5::ConnectionError) -> Failure {
     use rumqttc::v5::mqttbytes::Error as Bytes;
     use rumqttc::v5::{ConnectionError as C, StateError as S};
     match error {
-        C::Timeout(_) => Failure::new(ErrorClass::Timeout, "no CONNACK in time"),
+        // A 3.1.1 CONNACK is too short for an MQTT 5 parser, which waits for the rest of it.
+        C::Timeout(_) => {
+            Failure::new(ErrorClass::Timeout, "no CONNACK in time").hint(VersionHint::Perhaps)
+        }
         C::Tls(tls) => of_tls(tls),
         C::Io(io) | C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => {
             of_io(io).hint(VersionHint::Perhaps)

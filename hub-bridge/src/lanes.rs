@@ -34,6 +34,7 @@ struct Client<T> {
 pub(crate) struct Lanes<T> {
     lanes: Vec<Lane<T>>,
     clients: HashMap<Arc<str>, Client<T>>,
+    queued: usize,
 }
 
 impl<T: OfClient> Lanes<T> {
@@ -42,6 +43,7 @@ impl<T: OfClient> Lanes<T> {
         Self {
             lanes: Vec::new(),
             clients: HashMap::new(),
+            queued: 0,
         }
     }
 
@@ -100,6 +102,7 @@ impl<T: OfClient> Lanes<T> {
             return;
         };
         client.queued += 1;
+        self.queued += 1;
         if let Some((_, held)) = &mut client.moving {
             held.push_back(item);
         } else if let Some(lane) = self.lanes.get_mut(client.lane) {
@@ -130,11 +133,41 @@ impl<T: OfClient> Lanes<T> {
         let lane = self.lanes.get_mut(lane)?;
         let item = lane.queue.pop_front()?;
         lane.in_flight += 1;
+        self.departs(&item);
+        Some(item)
+    }
+
+    /// Takes another item of a lane out of turn, passing over `skip` that would do: not one that `is_suspect`, nor
+    /// one of the same client behind it. `None` where nothing else waits.
+    pub(crate) fn take_other(
+        &mut self,
+        lane: usize,
+        is_suspect: impl Fn(&T) -> bool,
+        skip: usize,
+    ) -> Option<T> {
+        let lane = self.lanes.get_mut(lane)?;
+        let suspect = lane.queue.iter().find(|item| is_suspect(item));
+        let client = suspect.map(|item| Arc::clone(item.client()));
+        let mut seen: Vec<&Arc<str>> = Vec::new();
+        // The first of a client only: its readings keep their order.
+        let mut place = lane.queue.iter().enumerate().filter(|(_, item)| {
+            let first = !seen.contains(&item.client());
+            seen.push(item.client());
+            first && Some(item.client()) != client.as_ref()
+        });
+        let (place, _) = place.nth(skip)?;
+        let item = lane.queue.remove(place)?;
+        lane.in_flight += 1;
+        self.departs(&item);
+        Some(item)
+    }
+
+    fn departs(&mut self, item: &T) {
+        self.queued = self.queued.saturating_sub(1);
         if let Some(client) = self.clients.get_mut(item.client()) {
             client.queued = client.queued.saturating_sub(1);
             client.in_flight += 1;
         }
-        Some(item)
     }
 
     /// An item of `client` on `lane` is no longer in flight.
@@ -166,7 +199,12 @@ impl<T: OfClient> Lanes<T> {
 
     /// How many items wait.
     pub(crate) fn queued(&self) -> usize {
-        self.clients.values().map(|client| client.queued).sum()
+        self.queued
+    }
+
+    /// How many clients have items that wait or are in flight.
+    pub(crate) fn clients(&self) -> usize {
+        self.clients.len()
     }
 
     fn least_loaded(&self) -> usize {
@@ -270,6 +308,7 @@ mod tests {
             }
             prop_assert_eq!(taken, pushed);
             prop_assert!(lanes.clients.is_empty());
+            prop_assert_eq!(lanes.queued(), 0);
             prop_assert!(lanes.lanes.iter().all(|lane| lane.clients == 0 && lane.in_flight == 0));
         }
     }

@@ -89,6 +89,22 @@ impl HubSettings {
     }
 }
 
+impl HubSettings {
+    /// User and password: the fields, else those of the URL.
+    pub(crate) fn credentials(&self) -> Option<(String, String)> {
+        let username = self.username.as_ref().or(self.url.username.as_ref());
+        let password = self.password.as_ref().or(self.url.password.as_ref());
+        if username.is_none() && password.is_none() {
+            return None;
+        }
+        let text = |secret: &Secret| secret.expose().to_owned();
+        Some((
+            username.cloned().unwrap_or_default(),
+            password.map(text).unwrap_or_default(),
+        ))
+    }
+}
+
 /// Which version of MQTT the hub is spoken to with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub enum ProtocolChoice {
@@ -264,6 +280,10 @@ impl HubSettings {
         if !self.url.tls && (self.ca_file.is_some() || self.cert_file.is_some()) {
             let reason = "certificates are set, but hub.url is not mqtts://";
             wrong(found, "hub.url", reason, "mqtts://HOST:PORT");
+        }
+        if self.url.tls && self.url.host.contains(':') {
+            let reason = "an IPv6 address cannot be checked against a certificate here";
+            wrong(found, "hub.url", reason, "mqtts:// with a host name");
         }
         within(found, "hub.keep_alive", self.keep_alive, (5, 65_535));
         within(found, "hub.connect_timeout", self.connect_timeout, (1, 600));

@@ -10,7 +10,7 @@
 use crate::identity::{Epoch, Sequence};
 
 /// Losses with one and the same lowest reading before it is put aside.
-pub const LOSSES_MAX: u32 = 5;
+pub(crate) const LOSSES_MAX: u32 = 5;
 /// Losses before the bridge goes carefully.
 const LOSSES_BEFORE_CARE: u32 = 3;
 
@@ -89,11 +89,6 @@ impl Suspects {
         if self.suspect == Some(id) {
             *self = Self::default();
         }
-    }
-
-    /// The suspicion ends: the reading is out of the way otherwise.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
     }
 }
 

@@ -74,6 +74,14 @@ impl Versions {
         }
     }
 
+    /// Whether the next connection is made to ask only: nothing may be sent over it.
+    pub(crate) fn only_asks(self) -> bool {
+        let asks = Self::Trial {
+            refused_in_words: false,
+        };
+        self == asks
+    }
+
     /// The hub accepted the version that was offered.
     pub(crate) fn accepted(&mut self, now: Duration) -> Accepted {
         match *self {

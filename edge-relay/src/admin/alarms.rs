@@ -10,17 +10,30 @@ pub(super) fn alarms(admin: &Admin, stats: &Stats) -> Vec<String> {
     let mut alarms = admin.start_alarms.clone();
     match &stats.health {
         StoreHealth::Ready => {}
-        StoreHealth::Alarm { waiting_bytes, bytes_max } => alarms.push(format!(
+        StoreHealth::Alarm {
+            waiting_bytes,
+            bytes_max,
+        } => alarms.push(format!(
             "backlog: {waiting_bytes} bytes wait, the most is backlog.bytes_max = {bytes_max}"
         )),
-        StoreHealth::Full { reason } => alarms.push(format!("backlog: nothing is acknowledged: {reason}")),
-        StoreHealth::Failing { error } => alarms.push(format!("disk: nothing is acknowledged: {error}")),
+        StoreHealth::Full { reason } => {
+            alarms.push(format!("backlog: nothing is acknowledged: {reason}"))
+        }
+        StoreHealth::Failing { error } => {
+            alarms.push(format!("disk: nothing is acknowledged: {error}"))
+        }
     }
     if stats.lost_readings > 0 {
-        alarms.push(format!("backlog: {} readings were lost to damage", stats.lost_readings));
+        alarms.push(format!(
+            "backlog: {} readings were lost to damage",
+            stats.lost_readings
+        ));
     }
     if stats.refused > 0 {
-        alarms.push(format!("hub: {} readings were never taken (edge-relay backlog refused)", stats.refused));
+        alarms.push(format!(
+            "hub: {} readings were never taken (edge-relay backlog refused)",
+            stats.refused
+        ));
     }
     uplink(admin, &mut alarms);
     let config = admin.live.status();
@@ -46,7 +59,11 @@ fn uplink(admin: &Admin, alarms: &mut Vec<String>) {
     if uplink.identity == Some(false) {
         alarms.push("hub: speaks MQTT 3.1.1 only, readings carry no identity".to_owned());
     }
-    if admin.drains.last().is_some_and(|last| last.outcome == Some(DrainOutcome::Failed)) {
+    if admin
+        .drains
+        .last()
+        .is_some_and(|last| last.outcome == Some(DrainOutcome::Failed))
+    {
         alarms.push("drain: the last one failed".to_owned());
     }
 }

@@ -17,7 +17,7 @@ use super::{Admin, Refused, blocking};
 use crate::store::Store;
 
 /// At most so many readings in one peek: they are held in memory.
-pub const PEEK_MAX: usize = 1000;
+const PEEK_MAX: usize = 1000;
 
 /// What can be asked of a backlog.
 #[derive(Debug, Clone, Copy)]
@@ -55,13 +55,21 @@ pub enum BacklogRequest {
 ///
 /// # Errors
 /// [`BacklogError`]: no such epoch, or the disk failed.
-pub fn answer(store: &Store, clock: &dyn Clock, request: BacklogRequest) -> Result<Value, BacklogError> {
+pub fn answer(
+    store: &Store,
+    clock: &dyn Clock,
+    request: BacklogRequest,
+) -> Result<Value, BacklogError> {
     let value = match request {
         BacklogRequest::Segments => json!(store.segments()),
         BacklogRequest::Peek { epoch, from, count } => {
             let stats = store.stats();
             let epoch = epoch.unwrap_or(stats.epoch);
-            let first = if epoch == stats.epoch { stats.first_sequence } else { Sequence::FIRST };
+            let first = if epoch == stats.epoch {
+                stats.first_sequence
+            } else {
+                Sequence::FIRST
+            };
             let readings = store.peek(epoch, from.unwrap_or(first), count.min(PEEK_MAX))?;
             let shown = readings.iter().map(|reading| shown(epoch, reading, clock));
             Value::Array(shown.collect())
@@ -110,11 +118,13 @@ fn shown(epoch: Epoch, reading: &Reading, clock: &dyn Clock) -> Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// RFC 3339, in UTC.
@@ -162,7 +172,10 @@ pub(super) async fn segments(State(admin): State<Arc<Admin>>) -> Answer {
     reply(admin, BacklogRequest::Segments).await
 }
 
-pub(super) async fn peek(State(admin): State<Arc<Admin>>, Query(query): Query<PeekQuery>) -> Answer {
+pub(super) async fn peek(
+    State(admin): State<Arc<Admin>>,
+    Query(query): Query<PeekQuery>,
+) -> Answer {
     let request = BacklogRequest::Peek {
         epoch: query.epoch,
         from: query.from,
@@ -175,7 +188,10 @@ pub(super) async fn verify(State(admin): State<Arc<Admin>>) -> Answer {
     reply(admin, BacklogRequest::Verify).await
 }
 
-pub(super) async fn replay(State(admin): State<Arc<Admin>>, Query(query): Query<ReplayQuery>) -> Answer {
+pub(super) async fn replay(
+    State(admin): State<Arc<Admin>>,
+    Query(query): Query<ReplayQuery>,
+) -> Answer {
     let request = BacklogRequest::Replay {
         from: UnixMillis(query.from.as_millisecond()),
         to: UnixMillis(query.to.as_millisecond()),
@@ -187,11 +203,19 @@ pub(super) async fn refused(State(admin): State<Arc<Admin>>) -> Answer {
     reply(admin, BacklogRequest::Refused).await
 }
 
-pub(super) async fn retry(State(admin): State<Arc<Admin>>, Query(query): Query<RetryQuery>) -> Answer {
+pub(super) async fn retry(
+    State(admin): State<Arc<Admin>>,
+    Query(query): Query<RetryQuery>,
+) -> Answer {
     let one = match (query.epoch, query.sequence) {
         (Some(epoch), Some(sequence)) => Some((epoch, sequence)),
         (None, None) => None,
-        _ => return Err(Refused::new(StatusCode::BAD_REQUEST, "epoch and sequence: both, or neither for all")),
+        _ => {
+            return Err(Refused::new(
+                StatusCode::BAD_REQUEST,
+                "epoch and sequence: both, or neither for all",
+            ));
+        }
     };
     reply(admin, BacklogRequest::Retry { one }).await
 }

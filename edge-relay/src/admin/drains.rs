@@ -20,7 +20,10 @@ pub(super) struct Wait {
 }
 
 /// `POST /drain`: begins one, or joins the one that runs. Going away does not stop it.
-pub(super) async fn request(State(admin): State<Arc<Admin>>, Query(wait): Query<Wait>) -> Result<Json<Value>, Refused> {
+pub(super) async fn request(
+    State(admin): State<Arc<Admin>>,
+    Query(wait): Query<Wait>,
+) -> Result<Json<Value>, Refused> {
     let job = admin
         .uplink
         .drain()
@@ -28,7 +31,11 @@ pub(super) async fn request(State(admin): State<Arc<Admin>>, Query(wait): Query<
         .map_err(|error| Refused::new(StatusCode::SERVICE_UNAVAILABLE, error))?;
     let joined = job.joined();
     let waits = wait.wait.is_some_and(|word| word != "0" && word != "false");
-    let record = if waits { job.finished().await } else { job.progress() };
+    let record = if waits {
+        job.finished().await
+    } else {
+        job.progress()
+    };
     Ok(Json(json!({ "joined": joined, "drain": record })))
 }
 
@@ -40,9 +47,19 @@ pub(super) async fn latest(State(admin): State<Arc<Admin>>) -> Result<Json<Drain
 }
 
 /// `GET /drain/{id}`, of this process.
-pub(super) async fn one(State(admin): State<Arc<Admin>>, Path(id): Path<u64>) -> Result<Json<DrainRecord>, Refused> {
+pub(super) async fn one(
+    State(admin): State<Arc<Admin>>,
+    Path(id): Path<u64>,
+) -> Result<Json<DrainRecord>, Refused> {
     let running = admin.uplink.status().drain.filter(|record| record.id == id);
-    let ended = || admin.drains.all().into_iter().rev().find(|record| record.id == id);
+    let ended = || {
+        admin
+            .drains
+            .all()
+            .into_iter()
+            .rev()
+            .find(|record| record.id == id)
+    };
     running.or_else(ended).map(Json).ok_or_else(none)
 }
 

@@ -78,7 +78,11 @@ impl IntoResponse for Refused {
 ///
 /// # Errors
 /// Where the socket fails for good.
-pub async fn serve(listener: TcpListener, admin: Arc<Admin>, stop: CancellationToken) -> std::io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    admin: Arc<Admin>,
+    stop: CancellationToken,
+) -> std::io::Result<()> {
     axum::serve(listener, router(admin))
         .with_graceful_shutdown(stop.cancelled_owned())
         .await
@@ -115,7 +119,10 @@ async fn admit(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     if admitted {
         return next.run(request).await;
     }
-    let refused = Refused::new(StatusCode::UNAUTHORIZED, "the bearer token is missing or wrong");
+    let refused = Refused::new(
+        StatusCode::UNAUTHORIZED,
+        "the bearer token is missing or wrong",
+    );
     ([(header::WWW_AUTHENTICATE, "Bearer")], refused).into_response()
 }
 
@@ -152,7 +159,9 @@ async fn reload(State(admin): State<Arc<Admin>>) -> Response {
 }
 
 /// Runs what blocks on the disk or a lock.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refused> {
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| Refused::new(StatusCode::INTERNAL_SERVER_ERROR, error))

@@ -93,7 +93,9 @@ fn uplink(admin: &Admin) -> Value {
 fn drain(admin: &Admin) -> Value {
     let settings = admin.live.settings().bridge.drain;
     let status = admin.uplink.status();
-    let next = status.next_drain.map(|at| village_time(at, &settings.time_zone));
+    let next = status
+        .next_drain
+        .map(|at| village_time(at, &settings.time_zone));
     json!({
         "enabled": settings.enabled,
         "at": settings.at.to_string(),

@@ -225,7 +225,10 @@ impl Commits {
         if value.len() > PIECE_BYTES {
             self.long.insert(key.to_vec());
         }
-        for (number, piece) in (0u16..).zip(value.chunks(PIECE_BYTES)) {
+        // The first is there also where the value is empty.
+        let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
+        batch.insert(piece_key(key, 0), first);
+        for (number, piece) in (1u16..).zip(rest.chunks(PIECE_BYTES)) {
             batch.insert(piece_key(key, number), piece);
         }
         Ok(())
@@ -293,7 +296,9 @@ fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
 fn no_blobs(dir: &Path) -> Result<(), StateError> {
     let has_some = std::fs::read_dir(dir.join("blobs")).is_ok_and(|mut d| d.next().is_some());
     if has_some {
-        return Err(StateError("a value went to a file that is not synced".to_owned()));
+        return Err(StateError(
+            "a value went to a file that is not synced".to_owned(),
+        ));
     }
     Ok(())
 }
@@ -385,6 +390,7 @@ mod tests {
             assert!(found.is_empty());
             let changes = vec![
                 (b"a".to_vec(), Some(b"1".to_vec())),
+                (b"".to_vec(), Some(Vec::new())),
                 (b"ab".to_vec(), Some(large.clone())),
                 (b"b".to_vec(), Some(large.clone())),
             ];
@@ -393,7 +399,8 @@ mod tests {
             state.commit(changes).blocking_recv().unwrap().unwrap();
         }
         let (_state, found) = open(root.path());
-        assert_eq!(found.len(), 2);
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[&Vec::new()], b"");
         assert_eq!(found[&b"ab".to_vec()], large);
         assert_eq!(found[&b"b".to_vec()], b"2");
     }

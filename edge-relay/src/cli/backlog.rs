@@ -76,14 +76,18 @@ impl BacklogCommand {
     fn common(&self) -> &Common {
         match self {
             Self::List(common) | Self::Verify(common) | Self::Refused(common) => common,
-            Self::Peek { common, .. } | Self::Replay { common, .. } | Self::Retry { common, .. } => common,
+            Self::Peek { common, .. }
+            | Self::Replay { common, .. }
+            | Self::Retry { common, .. } => common,
         }
     }
 
     fn request(&self, config: &Path) -> anyhow::Result<BacklogRequest> {
         Ok(match self {
             Self::List(_) => BacklogRequest::Segments,
-            Self::Peek { epoch, from, count, .. } => BacklogRequest::Peek {
+            Self::Peek {
+                epoch, from, count, ..
+            } => BacklogRequest::Peek {
                 epoch: *epoch,
                 from: from.map(Sequence),
                 count: *count,
@@ -106,16 +110,19 @@ fn moment(text: &str, config: &Path) -> anyhow::Result<UnixMillis> {
     if let Ok(time) = text.parse::<jiff::Timestamp>() {
         return Ok(UnixMillis(time.as_millisecond()));
     }
-    let local: jiff::civil::DateTime = text
-        .parse()
-        .with_context(|| format!("{text:?} is not a time such as 2026-11-20T00:00+01:00 or 2026-11-20T00:00"))?;
-    let loaded = load(config).context("a time without an offset needs the configuration's time zone")?;
+    let local: jiff::civil::DateTime = text.parse().with_context(|| {
+        format!("{text:?} is not a time such as 2026-11-20T00:00+01:00 or 2026-11-20T00:00")
+    })?;
+    let loaded =
+        load(config).context("a time without an offset needs the configuration's time zone")?;
     let zoned = local.in_tz(&loaded.settings.bridge.drain.time_zone)?;
     Ok(UnixMillis(zoned.timestamp().as_millisecond()))
 }
 
 fn identity(text: &str) -> anyhow::Result<(Epoch, Sequence)> {
-    let (epoch, sequence) = text.split_once('/').context("a reading is named EPOCH/SEQUENCE")?;
+    let (epoch, sequence) = text
+        .split_once('/')
+        .context("a reading is named EPOCH/SEQUENCE")?;
     let sequence = sequence.parse().context("the sequence is not a number")?;
     Ok((epoch.parse()?, Sequence(sequence)))
 }
@@ -130,7 +137,10 @@ pub(super) fn backlog(config: &Path, command: &BacklogCommand) -> anyhow::Result
                 return Ok(Ended::NoConfig);
             };
             eprintln!("no relay runs here, opening its store");
-            let clock = Arc::new(SystemClock::open(&loaded.settings.data_dir, loaded.settings.clock_trust));
+            let clock = Arc::new(SystemClock::open(
+                &loaded.settings.data_dir,
+                loaded.settings.clock_trust,
+            ));
             let (store, _) = Store::open(&loaded.settings.store, clock.clone())?;
             let answered = answer_backlog(&store, clock.as_ref(), request);
             store.close();
@@ -162,21 +172,26 @@ fn ask(client: &AdminClient, request: BacklogRequest) -> Result<Value, AskError>
         }
         BacklogRequest::Refused => client.get("/backlog/refused"),
         BacklogRequest::Retry { one: None } => client.post("/backlog/retry"),
-        BacklogRequest::Retry { one: Some((epoch, sequence)) } => {
-            client.post(&format!("/backlog/retry?epoch={epoch}&sequence={sequence}"))
-        }
+        BacklogRequest::Retry {
+            one: Some((epoch, sequence)),
+        } => client.post(&format!("/backlog/retry?epoch={epoch}&sequence={sequence}")),
     }
 }
 
 /// In UTC, so that no `+` needs to be encoded in a URL.
 fn timestamp(at: UnixMillis) -> String {
-    jiff::Timestamp::from_millisecond(at.0).unwrap_or_default().to_string()
+    jiff::Timestamp::from_millisecond(at.0)
+        .unwrap_or_default()
+        .to_string()
 }
 
 fn is_damaged(verified: &Value) -> bool {
     let segments = verified.as_array().into_iter().flatten();
     segments.into_iter().any(|segment| {
-        let missing = segment.get("missing").and_then(Value::as_array).is_some_and(|ranges| !ranges.is_empty());
+        let missing = segment
+            .get("missing")
+            .and_then(Value::as_array)
+            .is_some_and(|ranges| !ranges.is_empty());
         missing || segment.get("error").is_some_and(Value::is_string)
     })
 }
@@ -190,19 +205,35 @@ fn show(request: BacklogRequest, value: &Value) {
     let entries: Vec<&Value> = value.as_array().into_iter().flatten().collect();
     let print = |names: &[&str]| {
         for entry in &entries {
-            let words: Vec<String> = names.iter().map(|name| format!("{name}={}", field(entry, name))).collect();
+            let words: Vec<String> = names
+                .iter()
+                .map(|name| format!("{name}={}", field(entry, name)))
+                .collect();
             println!("{}", words.join("  "));
         }
     };
     match request {
-        BacklogRequest::Segments => print(&["epoch", "first", "end", "waiting", "bytes", "state", "damaged"]),
+        BacklogRequest::Segments => print(&[
+            "epoch", "first", "end", "waiting", "bytes", "state", "damaged",
+        ]),
         BacklogRequest::Peek { .. } => {
-            print(&["epoch", "sequence", "received_at", "clock", "client_id", "topic", "payload"]);
+            print(&[
+                "epoch",
+                "sequence",
+                "received_at",
+                "clock",
+                "client_id",
+                "topic",
+                "payload",
+            ]);
         }
         BacklogRequest::Verify => print(&["path", "readings", "missing", "error"]),
         BacklogRequest::Refused => print(&["epoch", "sequence", "retried", "reason"]),
         BacklogRequest::Replay { .. } | BacklogRequest::Retry { .. } => {
-            println!("{} readings wait for the hub again", field(value, "readings"));
+            println!(
+                "{} readings wait for the hub again",
+                field(value, "readings")
+            );
         }
     }
     if value.is_array() && entries.is_empty() {

@@ -37,7 +37,13 @@ pub(super) fn check(file: &Path, args: &CheckArgs) -> anyhow::Result<Ended> {
         return Ok(Ended::Done);
     }
     let settings = &loaded.settings;
-    let findings = [data_dir(settings), space(settings), users(settings), clock(settings), hub(settings)];
+    let findings = [
+        data_dir(settings),
+        space(settings),
+        users(settings),
+        clock(settings),
+        hub(settings),
+    ];
     let mut failed = false;
     for finding in findings {
         let (verdict, words) = match &finding.result {
@@ -73,7 +79,10 @@ fn space(settings: &Settings) -> Finding {
             let least = settings.store.disk_free_min;
             let words = format!("{} free", bytesize::ByteSize::b(free).display().iec());
             if free <= least {
-                Err(format!("{words}, less than backlog.disk_free_min ({})", Size(least)))
+                Err(format!(
+                    "{words}, less than backlog.disk_free_min ({})",
+                    Size(least)
+                ))
             } else {
                 Ok(words)
             }
@@ -88,7 +97,14 @@ fn space(settings: &Settings) -> Finding {
 
 fn users(settings: &Settings) -> Finding {
     let result = match &settings.listener.users_file {
-        None => Ok(format!("none, anonymous meters {}", if settings.listener.allow_anonymous { "may connect" } else { "may not connect" })),
+        None => Ok(format!(
+            "none, anonymous meters {}",
+            if settings.listener.allow_anonymous {
+                "may connect"
+            } else {
+                "may not connect"
+            }
+        )),
         Some(file) => match crate::users::list(file) {
             Ok(names) if names.is_empty() => Err(format!("{}: no users yet", file.display())),
             Ok(names) => Ok(format!("{} in {}", names.len(), file.display())),
@@ -104,7 +120,8 @@ fn users(settings: &Settings) -> Finding {
 
 fn clock(settings: &Settings) -> Finding {
     let clock = SystemClock::open(&settings.data_dir, settings.clock_trust);
-    let now = jiff::Timestamp::from_millisecond(clock.wall().0).map_or_else(|e| e.to_string(), |t| t.to_string());
+    let now = jiff::Timestamp::from_millisecond(clock.wall().0)
+        .map_or_else(|e| e.to_string(), |t| t.to_string());
     Finding {
         what: "clock",
         result: match clock.quality() {
@@ -119,7 +136,11 @@ fn clock(settings: &Settings) -> Finding {
 
 fn hub(settings: &Settings) -> Finding {
     let url = &settings.bridge.hub.url;
-    let timeout = settings.bridge.hub.connect_timeout.min(Duration::from_secs(10));
+    let timeout = settings
+        .bridge
+        .hub
+        .connect_timeout
+        .min(Duration::from_secs(10));
     let connect = || -> std::io::Result<()> {
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
         for address in (url.host.as_str(), url.port).to_socket_addrs()? {

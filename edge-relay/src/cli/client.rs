@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use serde_json::Value;
 
-use super::{AdminArgs, load};
+use super::AdminArgs;
 use crate::admin::Guard;
+use crate::config;
 
 /// The longest answer that is read, in bytes: a peek at the largest readings.
 const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -44,17 +45,16 @@ pub(super) enum AskError {
 
 impl AdminClient {
     /// As the arguments say, else as the configuration does.
-    pub(super) fn new(config: &Path, args: &AdminArgs) -> anyhow::Result<Self> {
-        let mut token = match &args.token_file {
-            Some(file) => Some(first_line(file)?),
-            None => None,
-        };
+    pub(super) fn new(file: &Path, args: &AdminArgs) -> anyhow::Result<Self> {
+        let mut token = args.token_file.as_deref().map(first_line).transpose()?;
         let base = if let Some(url) = &args.admin {
             url.trim_end_matches('/').to_owned()
         } else {
-            let loaded = load(config).ok_or_else(|| {
-                anyhow!("where the relay is cannot be told without its configuration: use --admin URL")
+            // A relay whose file has become invalid runs on, and must still be asked why.
+            let start = config::start(file, &config::environment()).map_err(|error| {
+                anyhow!("where the relay is cannot be told (use --admin URL):\n{error}")
             })?;
+            let loaded = start.loaded;
             if let (None, Guard::Token(configured)) = (&token, &loaded.settings.admin.guard) {
                 token = Some(configured.expose().to_owned());
             }
@@ -112,7 +112,9 @@ fn answer(
     let mut response = response.map_err(|error| unreachable(&url, error))?;
     let status = response.status();
     let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
-    let text = body.read_to_string().map_err(|error| unreachable(&url, error))?;
+    let text = body
+        .read_to_string()
+        .map_err(|error| unreachable(&url, error))?;
     let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
     if status.is_success() {
         return Ok(value);

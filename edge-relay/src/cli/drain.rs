@@ -30,7 +30,8 @@ pub(super) struct DrainArgs {
 pub(super) fn drain(config: &Path, args: &DrainArgs) -> anyhow::Result<Ended> {
     let client = AdminClient::new(config, &args.admin)?;
     let begun = client.post("/drain")?;
-    let record: DrainRecord = serde_json::from_value(begun.get("drain").cloned().unwrap_or_default())?;
+    let record: DrainRecord =
+        serde_json::from_value(begun.get("drain").cloned().unwrap_or_default())?;
     if begun.get("joined").and_then(Value::as_bool) == Some(true) {
         eprintln!("joined drain {}, which was running already", record.id);
     }
@@ -60,7 +61,10 @@ fn wait(client: &AdminClient, begun: DrainRecord) -> anyhow::Result<DrainRecord>
         match client.get(&path) {
             Ok(value) => {
                 let now: DrainRecord = serde_json::from_value(value)?;
-                anyhow::ensure!(now.started == record.started, "the relay was restarted, and the drain with it");
+                anyhow::ensure!(
+                    now.started == record.started,
+                    "the relay was restarted, and the drain with it"
+                );
                 record = now;
                 answered = Instant::now();
             }
@@ -83,7 +87,9 @@ fn summary(record: &DrainRecord) -> String {
         Some(DrainOutcome::Stopped) => "the relay was stopped",
         None => "runs",
     };
-    let error = record.error.map_or_else(String::new, |class| format!(", last error: {class}"));
+    let error = record
+        .error
+        .map_or_else(String::new, |class| format!(", last error: {class}"));
     format!(
         "drain {}: {outcome}, {} readings, {} bytes, {} attempts{error}",
         record.id, record.readings, record.bytes, record.attempts

@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{self, Loaded};
+use crate::demo;
 
 /// `sysexits.h`: no usable configuration.
 pub const EXIT_CONFIG: u8 = 78;
@@ -25,7 +26,12 @@ pub const EXIT_CONFIG: u8 = 78;
 #[command(name = "edge-relay", version)]
 struct Cli {
     /// The configuration file.
-    #[arg(long, global = true, default_value = "broker.toml", env = "EDGE_RELAY_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        default_value = "broker.toml",
+        env = "EDGE_RELAY_CONFIG"
+    )]
     config: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
@@ -47,6 +53,8 @@ enum Command {
     /// The meters that may connect.
     #[command(subcommand)]
     User(user::UserCommand),
+    /// A village, a bad uplink and a hub on this machine, for about a minute.
+    Demo(demo::Options),
 }
 
 /// Where a running relay is asked.
@@ -87,6 +95,9 @@ pub fn main() -> ExitCode {
         Some(Command::Drain(args)) => drain::drain(&cli.config, args),
         Some(Command::Backlog(command)) => backlog::backlog(&cli.config, command),
         Some(Command::User(command)) => user::user(&cli.config, command),
+        Some(Command::Demo(options)) => demo::run(options).map(|complete| {
+            if complete { Ended::Done } else { Ended::Failed }
+        }),
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,

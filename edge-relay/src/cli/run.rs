@@ -45,9 +45,10 @@ pub(super) fn run(file: &Path) -> anyhow::Result<Ended> {
 
 /// The first SIGTERM or SIGINT ends the work in order, a second one at once.
 async fn stop_on_signal(shutdown: CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
+    let (Ok(mut term), Ok(mut int)) = (
+        signal(SignalKind::terminate()),
+        signal(SignalKind::interrupt()),
+    ) else {
         error!("signals cannot be caught");
         return;
     };

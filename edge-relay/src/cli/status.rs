@@ -33,7 +33,9 @@ pub(super) fn status(config: &Path, args: &StatusArgs) -> anyhow::Result<Ended> 
 
 /// A value of the tree, such as `backlog.readings`.
 fn at<'a>(status: &'a Value, path: &str) -> &'a Value {
-    path.split('.').fold(status, |value, name| value.get(name).unwrap_or(&Value::Null))
+    path.split('.').fold(status, |value, name| {
+        value.get(name).unwrap_or(&Value::Null)
+    })
 }
 
 fn text(status: &Value, path: &str) -> String {
@@ -70,7 +72,14 @@ fn in_words(status: &Value) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(lines, "{name:<10}{value}");
     };
-    line("village", format!("{}  epoch {}", text(status, "village_id"), text(status, "epoch")));
+    line(
+        "village",
+        format!(
+            "{}  epoch {}",
+            text(status, "village_id"),
+            text(status, "epoch")
+        ),
+    );
     for alarm in at(status, "alarms").as_array().into_iter().flatten() {
         line("ALARM", alarm.as_str().unwrap_or_default().to_owned());
     }
@@ -96,23 +105,61 @@ fn in_words(status: &Value) -> String {
     line("uplink", uplink);
     if let Some(error) = at(status, "uplink.last_error").as_object() {
         let part = |name: &str| error.get(name).and_then(Value::as_str).unwrap_or_default();
-        line("", format!("last error: {} {}", part("class"), part("detail")));
+        line(
+            "",
+            format!("last error: {} {}", part("class"), part("detail")),
+        );
     }
-    line("drain", format!("at {}, next {}", text(status, "drain.at"), text(status, "drain.next")));
+    line(
+        "drain",
+        format!(
+            "at {}, next {}",
+            text(status, "drain.at"),
+            text(status, "drain.next")
+        ),
+    );
     if let Some(last) = at(status, "drain.last").as_object() {
-        let part = |name: &str| last.get(name).map_or_else(String::new, Value::to_string).replace('"', "");
-        line("", format!("last: {}, {} readings, {} attempts", part("outcome"), part("readings"), part("attempts")));
+        let part = |name: &str| {
+            last.get(name)
+                .map_or_else(String::new, Value::to_string)
+                .replace('"', "")
+        };
+        line(
+            "",
+            format!(
+                "last: {}, {} readings, {} attempts",
+                part("outcome"),
+                part("readings"),
+                part("attempts")
+            ),
+        );
     }
-    line("meters", format!("{} connected", text(status, "mqtt.connections")));
-    let clock = if at(status, "clock.synchronised") == &Value::Bool(true) { "" } else { "not " };
-    line("clock", format!("{clock}synchronised, {}", text(status, "clock.now")));
+    line(
+        "meters",
+        format!("{} connected", text(status, "mqtt.connections")),
+    );
+    let clock = if at(status, "clock.synchronised") == &Value::Bool(true) {
+        ""
+    } else {
+        "not "
+    };
+    line(
+        "clock",
+        format!("{clock}synchronised, {}", text(status, "clock.now")),
+    );
     if let Some(error) = at(status, "config.last_error").as_str() {
-        line("config", format!("edit refused: {}", error.replace('\n', "\n          ")));
+        line(
+            "config",
+            format!("edit refused: {}", error.replace('\n', "\n          ")),
+        );
     }
     let restart = at(status, "config.restart_needed").as_array();
     if let Some(keys) = restart.filter(|keys| !keys.is_empty()) {
         let keys: Vec<&str> = keys.iter().filter_map(Value::as_str).collect();
-        line("config", format!("waits for a restart: {}", keys.join(", ")));
+        line(
+            "config",
+            format!("waits for a restart: {}", keys.join(", ")),
+        );
     }
     lines
 }
@@ -136,7 +183,18 @@ mod tests {
             "config": {"last_error": "broker.toml:3: hub.url: has no host", "restart_needed": ["village_id"]},
         });
         let words = in_words(&status);
-        for part in ["bamenda-01", "ALARM", "12345 readings", "2.9 MiB", "1h 2m 3s", "backing_off", "dns no such host", "not synchronised", "broker.toml:3", "village_id"] {
+        for part in [
+            "bamenda-01",
+            "ALARM",
+            "12345 readings",
+            "2.9 MiB",
+            "1h 2m 3s",
+            "backing_off",
+            "dns no such host",
+            "not synchronised",
+            "broker.toml:3",
+            "village_id",
+        ] {
             assert!(words.contains(part), "{part} is not in\n{words}");
         }
     }

@@ -76,7 +76,10 @@ fn password(name: &str) -> anyhow::Result<String> {
         terminal.write_str(&format!("Password of {name}: "))?;
         let first = terminal.read_secure_line()?;
         terminal.write_str("Again: ")?;
-        ensure!(first == terminal.read_secure_line()?, "the two passwords differ");
+        ensure!(
+            first == terminal.read_secure_line()?,
+            "the two passwords differ"
+        );
         first
     } else {
         let mut line = String::new();

@@ -186,10 +186,16 @@ fn note_applied(status: &mut ConfigStatus, reloaded: &Reloaded) {
     status.restart_needed.clone_from(&reloaded.restart_needed);
     if !reloaded.changed.is_empty() {
         status.applied_total += 1;
-        info!(changed = ?reloaded.changed, "configuration applied");
+        info!(
+            changed = reloaded.changed.join(", "),
+            "configuration applied"
+        );
     }
     if !reloaded.restart_needed.is_empty() {
-        warn!(keys = ?reloaded.restart_needed, "changed keys wait for a restart");
+        warn!(
+            keys = reloaded.restart_needed.join(", "),
+            "changed keys wait for a restart"
+        );
     }
 }
 

@@ -240,15 +240,14 @@ fn listener_settings(
 
 fn check_mqtt(mqtt: &sections::Mqtt, complaints: &mut Complaints) {
     for filter in &mqtt.forward {
-        if !is_forward_filter(filter) {
-            let allowed =
-                "topic filters such as \"meters/+/energy\" or \"#\", none that begins with $";
-            complaints.add_allowed(
-                "mqtt.forward",
-                format_args!("{filter:?} is no such topic filter"),
-                allowed,
-            );
-        }
+        let wrong = match topic::parse_filter(filter) {
+            Ok(parsed) if parsed.share.is_none() && !filter.starts_with('$') => continue,
+            Ok(_) => "begins with $".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        let allowed = "topic filters such as \"meters/+/energy\" or \"#\", none that begins with $";
+        let reason = format_args!("{filter:?}: {wrong}").to_string();
+        complaints.add_allowed("mqtt.forward", reason, allowed);
     }
     let packet = mqtt.packet_bytes_max;
     let packet_fits = (Size::kib(1)..=Size::mib(16)).contains(&packet);

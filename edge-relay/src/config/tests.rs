@@ -334,11 +334,15 @@ fn the_shipped_file_explains_every_key_with_its_default() {
     let documented = documented();
     let known = load::known_keys();
     let names = |keys: Vec<&String>| keys.into_iter().cloned().collect::<Vec<_>>();
-    assert_eq!(names(documented.keys().collect()), names(known.keys().collect()));
+    assert_eq!(
+        names(documented.keys().collect()),
+        names(known.keys().collect())
+    );
     for (key, value) in known {
         let said = documented[&key].as_str();
         if value.is_null() {
-            let computed = key == "mqtt.allow_anonymous" && said.starts_with("true where mqtt.listen");
+            let computed =
+                key == "mqtt.allow_anonymous" && said.starts_with("true where mqtt.listen");
             assert!(computed || said == "none", "{key}: {said}");
         } else {
             let said: toml::Table = toml::from_str(&format!("default = {said}")).unwrap();
@@ -353,11 +357,23 @@ fn the_shipped_file_uncommented_parses() {
     let uncommented: String = SHIPPED
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest) if rest.split_once(" = ").is_some_and(|(name, _)| load::known_keys().keys().any(|k| k.ends_with(name))) => rest,
+            Some(rest)
+                if rest.split_once(" = ").is_some_and(|(name, _)| {
+                    load::known_keys().keys().any(|k| k.ends_with(name))
+                }) =>
+            {
+                rest
+            }
             _ => line,
         })
         .fold(String::new(), |text, line| text + line + "\n");
-    let error = parse(Path::new("broker.toml"), &uncommented, &Environment::new(), NamedFiles::Unchecked).unwrap_err();
+    let error = parse(
+        Path::new("broker.toml"),
+        &uncommented,
+        &Environment::new(),
+        NamedFiles::Unchecked,
+    )
+    .unwrap_err();
     let keys: Vec<&str> = error.problems.iter().map(|p| p.key.as_str()).collect();
     // The example values of the keys that exclude each other; everything else of them is right.
     assert_eq!(keys, ["hub.url", "hub.password_file"], "{error}");
@@ -366,7 +382,14 @@ fn the_shipped_file_uncommented_parses() {
 #[test]
 fn the_restart_keys_exist_and_are_marked_in_the_shipped_file() {
     let known = load::known_keys();
-    let marked = SHIPPED.lines().filter(|line| line.starts_with('#') && line.ends_with("(restart)")).count();
-    assert!(live::RESTART_KEYS.iter().all(|key| known.contains_key(*key)));
+    let marked = SHIPPED
+        .lines()
+        .filter(|line| line.starts_with('#') && line.ends_with("(restart)"))
+        .count();
+    assert!(
+        live::RESTART_KEYS
+            .iter()
+            .all(|key| known.contains_key(*key))
+    );
     assert_eq!(marked, live::RESTART_KEYS.len());
 }

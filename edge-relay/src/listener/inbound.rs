@@ -11,7 +11,6 @@ use super::codec::packet::{self, Publish};
 use super::codec::properties::Properties;
 use super::codec::write::{PUBACK, PUBREC};
 use super::codec::{Version, Violation};
-use super::wills::reading_bytes;
 use crate::broker::Publication;
 use crate::broker::message::Message;
 use crate::broker::topic;
@@ -68,7 +67,12 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(version: Version, client_id: Arc<str>, alias_max: u16, forward: Vec<String>) -> Self {
+    pub(super) fn new(
+        version: Version,
+        client_id: Arc<str>,
+        alias_max: u16,
+        forward: Vec<String>,
+    ) -> Self {
         Self {
             version,
             client_id,
@@ -128,7 +132,7 @@ impl Inbound {
                 received: shared.clock.stamp(),
                 properties: message_properties.clone(),
             };
-            batch.bytes += reading_bytes(&reading);
+            batch.bytes += reading.size_bytes();
             batch.unpromised += u64::from(publish.qos == 0);
             batch.readings.push(reading);
         }

@@ -24,7 +24,7 @@ async fn publish(shared: &Shared, will: Will) -> Result<(), AppendError> {
     let settings = shared.settings();
     if topic::is_forwarded(&will.topic, &settings.forward) {
         let reading = reading(shared, &will);
-        let permit = shared.store.reserve(reading_bytes(&reading)).await?;
+        let permit = shared.store.reserve(reading.size_bytes()).await?;
         permit
             .append(vec![reading])
             .await
@@ -63,13 +63,4 @@ fn reading(shared: &Shared, will: &Will) -> NewReading {
         received: shared.clock.stamp(),
         properties: will.properties.clone(),
     }
-}
-
-/// What a reading counts in the store's queue.
-pub(super) fn reading_bytes(reading: &NewReading) -> usize {
-    hub_bridge::reading::READING_OVERHEAD_BYTES
-        + reading.topic.len()
-        + reading.client_id.len()
-        + reading.payload.len()
-        + reading.properties.as_ref().map_or(0, |p| p.size_bytes())
 }

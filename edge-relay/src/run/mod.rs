@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use hub_bridge::bridge::{Bridge, BridgeHandle, BridgeParts};
+use hub_bridge::bridge::{Bridge, BridgeHandle, BridgeParts, TimeFloor};
 use parking_lot::RwLock;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -65,7 +65,7 @@ pub async fn run(
     });
 
     let drains = Arc::new(KeptDrains::open(&settings.data_dir));
-    let (bridge, uplink) = bridge(&settings, &store, &clock, &drains)?;
+    let (bridge, uplink, time_floor) = make_bridge(&settings, &store, &clock, &drains)?;
     let stop = rest_stop.clone();
     vital.spawn(async move {
         bridge.run(stop).await;
@@ -102,7 +102,7 @@ pub async fn run(
         ("admin", served.map_err(Into::into))
     });
     tasks::spawn_until(&rest_stop, tasks::follow_config(live));
-    tasks::spawn_until(&rest_stop, tasks::watch_clock(clock));
+    tasks::spawn_until(&rest_stop, tasks::watch_clock(clock, time_floor));
     tasks::spawn_until(&rest_stop, tasks::tell_supervisor());
 
     let failure = tokio::select! {
@@ -125,7 +125,10 @@ fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("data_dir {}", dir.display()))
 }
 
-async fn open_store(settings: &Settings, clock: Arc<SystemClock>) -> anyhow::Result<(Store, OpenReport)> {
+async fn open_store(
+    settings: &Settings,
+    clock: Arc<SystemClock>,
+) -> anyhow::Result<(Store, OpenReport)> {
     let settings = settings.store.clone();
     let opened = tokio::task::spawn_blocking(move || Store::open(&settings, clock)).await?;
     let (store, report) = opened.context("the store cannot be opened")?;
@@ -146,12 +149,17 @@ async fn open_store(settings: &Settings, clock: Arc<SystemClock>) -> anyhow::Res
 
 /// Better a relay without TLS or without users than none: what cannot be had becomes an alarm. The check of the
 /// configuration has refused it before, unless the files changed since.
-async fn bind(settings: &Settings, store: &Store, clock: Arc<SystemClock>) -> anyhow::Result<(Listener, Vec<String>)> {
+async fn bind(
+    settings: &Settings,
+    store: &Store,
+    clock: Arc<SystemClock>,
+) -> anyhow::Result<(Listener, Vec<String>)> {
     let stats = Arc::new(listener::MqttStats::default());
     let mut wanted = settings.listener.clone();
     let mut alarms = Vec::new();
     loop {
-        let bound = Listener::bind(wanted.clone(), store.clone(), clock.clone(), stats.clone()).await;
+        let bound =
+            Listener::bind(wanted.clone(), store.clone(), clock.clone(), stats.clone()).await;
         let error = match bound {
             Ok(listener) => return Ok((listener, alarms)),
             Err(error) => error,
@@ -166,23 +174,24 @@ async fn bind(settings: &Settings, store: &Store, clock: Arc<SystemClock>) -> an
     }
 }
 
-fn bridge(
+fn make_bridge(
     settings: &Settings,
     store: &Store,
     clock: &Arc<SystemClock>,
     drains: &Arc<KeptDrains>,
-) -> anyhow::Result<(Bridge, BridgeHandle)> {
-    let known_good = clock.clone();
+) -> anyhow::Result<(Bridge, BridgeHandle, TimeFloor)> {
+    let time_floor = TimeFloor::new(clock.known_good());
     let parts = BridgeParts {
         backlog: Arc::new(store.clone()),
         clock: clock.clone(),
         drain_log: drains.clone(),
-        time_floor: Arc::new(move || known_good.known_good()),
+        time_floor: time_floor.clone(),
     };
-    Bridge::new(settings.bridge.clone(), parts).map_err(|problems| {
+    let (bridge, handle) = Bridge::new(settings.bridge.clone(), parts).map_err(|problems| {
         let words: Vec<String> = problems.iter().map(ToString::to_string).collect();
         anyhow!("hub settings: {}", words.join("; "))
-    })
+    })?;
+    Ok((bridge, handle, time_floor))
 }
 
 fn unexpected(ended: Result<Ended, JoinError>) -> anyhow::Error {
@@ -219,7 +228,10 @@ async fn stop_in_order(mut vital: JoinSet<Ended>, rest_stop: &CancellationToken)
 }
 
 async fn close(store: Store) {
-    if tokio::task::spawn_blocking(move || store.close()).await.is_err() {
+    if tokio::task::spawn_blocking(move || store.close())
+        .await
+        .is_err()
+    {
         error!("the store could not be closed in order");
     }
 }
@@ -240,16 +252,29 @@ impl Apply for Targets {
     fn apply(&self, settings: &Settings) -> Result<(), String> {
         // The one that can still say no comes first.
         let mut listener = settings.listener.clone();
-        listener.state_dir.clone_from(&self.at_start.listener.state_dir);
-        listener.quarantine_dir.clone_from(&self.at_start.listener.quarantine_dir);
-        self.meters.apply(listener).map_err(|error| error.to_string())?;
+        listener
+            .state_dir
+            .clone_from(&self.at_start.listener.state_dir);
+        listener
+            .quarantine_dir
+            .clone_from(&self.at_start.listener.quarantine_dir);
+        self.meters
+            .apply(listener)
+            .map_err(|error| error.to_string())?;
         self.store.apply(&settings.store);
         let mut bridge = settings.bridge.clone();
         bridge.village.clone_from(&self.at_start.bridge.village);
-        self.runtime.block_on(self.uplink.apply(bridge)).map_err(|error| error.to_string())?;
+        self.runtime
+            .block_on(self.uplink.apply(bridge))
+            .map_err(|error| error.to_string())?;
         // What listens off loopback never becomes open to all, also where the address changes at the restart only.
-        let opens = settings.admin.guard == Guard::Open && !self.at_start.admin.listen.ip().is_loopback();
-        *self.guard.write() = if opens { Guard::Closed } else { settings.admin.guard.clone() };
+        let opens =
+            settings.admin.guard == Guard::Open && !self.at_start.admin.listen.ip().is_loopback();
+        *self.guard.write() = if opens {
+            Guard::Closed
+        } else {
+            settings.admin.guard.clone()
+        };
         if let Some(logs) = &self.logs {
             logs.apply(&settings.log);
         }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hub_bridge::bridge::TimeFloor;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,10 @@ const CLOCK_EVERY: Duration = Duration::from_secs(1);
 const BIND_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs `task` until `stop`.
-pub(super) fn spawn_until(stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn spawn_until(
+    stop: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
     let stop = stop.clone();
     tokio::spawn(async move {
         tokio::select! {
@@ -88,14 +92,18 @@ async fn changed(watcher: Option<&mut config::Watcher>) {
     }
 }
 
-/// Notes when the clock is set or synchronised.
-pub(super) async fn watch_clock(clock: Arc<SystemClock>) {
+/// Notes when the clock is set or synchronised, and tells the time that is known to be good to those who check
+/// certificates.
+pub(super) async fn watch_clock(clock: Arc<SystemClock>, floor: TimeFloor) {
     let mut tick = tokio::time::interval(CLOCK_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let clock = clock.clone();
-        let _ = tokio::task::spawn_blocking(move || clock.observe()).await;
+        let observed = clock.clone();
+        let _ = tokio::task::spawn_blocking(move || observed.observe()).await;
+        if let Some(known_good) = clock.known_good() {
+            floor.raise(known_good);
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use super::lock::DirLock;
 use super::marks::{self, EpochMarksV1, MarksFile, MarksV1};
 use super::queue::Queue;
 use super::reader::{Reader, SegmentFile};
-use super::refused::RefusedDir;
+use super::refused::{RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
 use super::segment::{self, Meta, SegmentName, Sidecar};
 use super::sequences::SequenceSet;
@@ -204,16 +204,22 @@ impl Opening<'_> {
         let mut identity = found_identity.clone().unwrap_or_default();
         self.adopt_unknown_epochs(&mut identity, &names);
 
+        let refused = refused_dir.list();
         let mut index = Index::default();
         let mut tail_proved = true;
         for record in &identity.epochs {
             let own = names.get(&record.epoch).cloned().unwrap_or_default();
             let own_marks = marks.epochs.iter().find(|m| m.epoch == record.epoch.0);
-            let (epoch, proved) = self.epoch(record, &own, own_marks);
+            let retried: Vec<u64> = refused
+                .iter()
+                .filter(|r| r.retried && r.epoch == record.epoch.0)
+                .map(|r| r.sequence)
+                .collect();
+            let (epoch, proved) = self.epoch(record, &own, own_marks, &retried);
             tail_proved = proved;
             index.epochs.push(epoch);
         }
-        self.take_refused(&mut index, refused_dir);
+        self.take_refused(&mut index, refused_dir, refused);
         self.set_ring(&mut index, &marks);
 
         let reason = match &found_identity {
@@ -330,6 +336,7 @@ impl Opening<'_> {
         record: &EpochRecord,
         names: &[SegmentName],
         marks: Option<&EpochMarksV1>,
+        retried: &[u64],
     ) -> (EpochIndex, bool) {
         let mut epoch = EpochIndex::new(record.epoch, record.village.clone(), record.salt);
         let marks = marks.cloned().unwrap_or_default();
@@ -361,17 +368,21 @@ impl Opening<'_> {
         let end = epoch.segments.values().next_back().map_or(1, |s| s.end);
         epoch.next = end.max(marks.next).max(1);
         if end < marks.next {
-            proved &= self.end_is_passed(&mut epoch, end, marks.next);
+            proved &= self.end_is_passed(&mut epoch, end, marks.next, retried);
         }
         epoch.recount_all(self.settings.confirm);
         (epoch, proved && !live_is_missing)
     }
 
-    /// Whether all of `end..next`, of which there is no segment, was confirmed; else it is lost.
-    fn end_is_passed(&self, epoch: &mut EpochIndex, end: u64, next: u64) -> bool {
+    /// Whether all of `end..next`, of which there is no segment, was confirmed or lies in `refused/`; else it
+    /// is lost.
+    fn end_is_passed(&self, epoch: &mut EpochIndex, end: u64, next: u64, retried: &[u64]) -> bool {
         let mut missing = SequenceSet::from_pairs(&[(end, next - 1)]);
         for passed in epoch.passed(self.settings.confirm).ranges() {
             missing.remove(passed);
+        }
+        for sequence in retried {
+            missing.remove(SequenceRange::one(Sequence(*sequence)));
         }
         for range in missing.ranges() {
             epoch.lost.insert(range);
@@ -453,8 +464,8 @@ impl Opening<'_> {
         }
     }
 
-    fn take_refused(&self, index: &mut Index, refused_dir: &RefusedDir) {
-        for refused in refused_dir.list() {
+    fn take_refused(&self, index: &mut Index, refused_dir: &RefusedDir, all: Vec<RefusedV1>) {
+        for refused in all {
             let epoch = Epoch(refused.epoch);
             let range = SequenceRange::one(Sequence(refused.sequence));
             if index.epoch(epoch).is_err() {

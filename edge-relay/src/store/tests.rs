@@ -1,4 +1,10 @@
 //! The store's promises, on a real disk; faults come in through the medium.
 
 mod basics;
+mod crash;
+mod damage;
+mod faults;
 mod fixture;
+mod frames;
+mod life;
+mod model;

@@ -10,11 +10,11 @@ pub(crate) mod violation;
 pub(crate) mod wire;
 pub(crate) mod write;
 
-pub use violation::Violation;
+pub(crate) use violation::Violation;
 
 /// Which MQTT a connection speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// MQTT 3.1.1, protocol level 4.
     V4,
     /// MQTT 5.

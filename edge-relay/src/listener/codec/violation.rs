@@ -5,11 +5,11 @@ use rumqttd::protocol::{ConnectReturnCode, DisconnectReasonCode};
 /// A packet that costs its sender the connection [MQTT-4.13.1-1].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{what}")]
-pub struct Violation {
+pub(crate) struct Violation {
     /// What MQTT 5 calls it in a DISCONNECT.
-    pub reason: DisconnectReasonCode,
+    pub(crate) reason: DisconnectReasonCode,
     /// In words, for the log.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
 }
 
 impl Violation {
@@ -22,7 +22,10 @@ impl Violation {
     }
 
     pub(crate) const fn too_large() -> Self {
-        Self::new(DisconnectReasonCode::PacketTooLarge, "the packet is too large")
+        Self::new(
+            DisconnectReasonCode::PacketTooLarge,
+            "the packet is too large",
+        )
     }
 
     pub(crate) const fn new(reason: DisconnectReasonCode, what: &'static str) -> Self {

@@ -171,7 +171,14 @@ pub(crate) fn range(first: u64, last: u64) -> SequenceRange {
     SequenceRange::new(Sequence(first), Sequence(last)).unwrap()
 }
 
-/// As a power cut or a kill would leave the directory: a copy, taken while the store runs.
+/// As a kill would leave the directory: a copy, taken while the store runs. Commits stand still while it is
+/// made, but for the one that is on its way.
+pub(crate) fn snapshot(store: &Store, to: &Path) {
+    let _still = store.shared().index.lock();
+    copy_dir(&store.shared().data_dir, to);
+}
+
+/// Copies a directory.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

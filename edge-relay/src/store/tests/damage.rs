@@ -1,0 +1,209 @@
+//! Promise 3: it always starts; what could be saved is saved, what was lost is named.
+
+use std::path::{Path, PathBuf};
+
+use hub_bridge::backlog::{Backlog, Mark};
+
+use super::fixture::*;
+use crate::store::{EpochReason, OpenError, Store};
+
+/// A store with closed segments and one that a kill left open, 1..=1000, of which 1..=100 are confirmed.
+fn killed_store() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    fill(&store, 0, 1000, 20, 200);
+    store
+        .confirm(current(&store), Mark::Forwarded, &[range(1, 100)])
+        .unwrap();
+    wait_until("all is written", || {
+        !store.shared().index.lock().dirty && store.segments().iter().all(|s| s.state != "closing")
+    });
+    let copy = tempfile::tempdir().unwrap();
+    snapshot(&store, copy.path());
+    copy
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            all.extend(files(&entry.path()));
+        } else {
+            all.push(entry.path());
+        }
+    }
+    all.sort();
+    all
+}
+
+/// Whatever became of the directory: it opens, every reading that is not named as lost is there once and
+/// whole, nothing is invented, and new readings get identities that were never used.
+fn check(dir: &Path, what: &str) {
+    let (store, report) = open(&settings(dir));
+    let found = waiting_numbers(&store);
+    let mut unique = found.clone();
+    unique.sort_unstable();
+    unique.dedup();
+    assert_eq!(unique.len(), found.len(), "{what}: a reading twice");
+    assert!(found.iter().all(|n| *n < 1000), "{what}: invented");
+    let stats = store.stats();
+    let lost: u64 = stats.lost_readings;
+    let mut missing = (100..1000).filter(|n| !found.contains(n)).count() as u64;
+    if !report.quarantined.is_empty() {
+        // Segments of which nothing is known can only be named as files.
+        missing = missing.min(lost);
+    }
+    assert!(
+        lost >= missing,
+        "{what}: {missing} missing, {lost} named as lost: {report:?}"
+    );
+    let before: Vec<_> = store.epochs().iter().map(|e| (e.epoch, e.next)).collect();
+    let committed = append(&store, vec![reading(5000, 100)]).unwrap();
+    let used = before
+        .iter()
+        .any(|(e, next)| *e == committed.epoch && committed.range.first < *next);
+    assert!(!used, "{what}: a sequence was used twice");
+    let again = waiting_numbers(&store);
+    assert_eq!(again.len(), found.len() + 1, "{what}");
+}
+
+#[test]
+fn undamaged_nothing_is_lost() {
+    let dir = killed_store();
+    let (store, report) = open(&settings(dir.path()));
+    assert_eq!(report.began, None, "{report:?}");
+    assert_eq!(waiting_numbers(&store), (100..1000).collect::<Vec<_>>());
+    assert_eq!(store.stats().lost_readings, 0);
+    assert!(
+        store
+            .verify()
+            .iter()
+            .all(|v| v.missing.is_empty() && v.error.is_none())
+    );
+}
+
+#[test]
+fn every_file_can_be_missing_empty_cut_flipped_or_zeroed() {
+    let template = killed_store();
+    let all = files(template.path());
+    assert!(all.len() > 15, "{all:?}");
+    for file in &all {
+        let name = file.strip_prefix(template.path()).unwrap();
+        for how in ["missing", "empty", "half", "flip", "zero", "rubbish"] {
+            let dir = tempfile::tempdir().unwrap();
+            copy_dir(template.path(), dir.path());
+            let path = dir.path().join(name);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let length = bytes.len();
+            match how {
+                "missing" => std::fs::remove_file(&path).unwrap(),
+                "empty" => bytes.clear(),
+                "half" => bytes.truncate(length / 2),
+                "flip" if length > 0 => bytes[length / 3] ^= 0x10,
+                "zero" => bytes[length / 4..length / 2].fill(0),
+                "rubbish" => bytes.iter_mut().step_by(3).for_each(|b| *b ^= 0x5a),
+                _ => {}
+            }
+            if how != "missing" {
+                std::fs::write(&path, &bytes).unwrap();
+            }
+            check(dir.path(), &format!("{} {how}", name.display()));
+        }
+    }
+}
+
+#[test]
+fn a_truncated_last_segment_begins_a_new_epoch() {
+    let dir = killed_store();
+    let last = files(dir.path())
+        .into_iter()
+        .rfind(|f| f.ends_with("db"))
+        .unwrap();
+    std::fs::write(&last, b"").unwrap();
+    let (store, report) = open(&settings(dir.path()));
+    assert_eq!(report.began, Some(EpochReason::TailUnproved), "{report:?}");
+    assert!(!report.lost.is_empty());
+    assert_eq!(report.quarantined.len(), 1);
+    drop(store);
+    // And the loss is remembered.
+    let (store, report) = open(&settings(dir.path()));
+    assert_eq!(report.began, None);
+    assert!(!report.lost.is_empty());
+    assert!(store.stats().lost_readings > 0);
+}
+
+#[test]
+fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
+    let dir = killed_store();
+    let db = files(dir.path())
+        .into_iter()
+        .filter(|f| f.ends_with("db"))
+        .nth(1)
+        .unwrap();
+    let mut bytes = std::fs::read(&db).unwrap();
+    // Every copy of some frames goes.
+    let middle = bytes.len() / 2;
+    bytes[..middle].fill(0);
+    std::fs::write(&db, &bytes).unwrap();
+    let (store, report) = open(&settings(dir.path()));
+    assert_eq!(report.began, None, "{report:?}");
+    let found = waiting_numbers(&store);
+    let lost = store.stats().lost_readings;
+    assert!(lost > 0);
+    assert_eq!(found.len() as u64 + lost, 900);
+    let epoch = current(&store);
+    let next = store.stats().next_sequence.0;
+    let rest: Vec<_> = read_all(&store, epoch)
+        .iter()
+        .map(|r| range(r.sequence.0, r.sequence.0))
+        .collect();
+    store.confirm(epoch, Mark::Forwarded, &rest).unwrap();
+    assert_eq!(store.stats().first_sequence.0, next);
+    assert_eq!(store.stats().readings, 0);
+    // What was damaged is kept aside when its time is over, not removed.
+    let mut now = settings(dir.path());
+    now.keep_forwarded = std::time::Duration::ZERO;
+    store.apply(&now);
+    wait_until("the damaged segment is put aside", || {
+        std::fs::read_dir(dir.path().join("quarantine")).is_ok_and(|d| d.count() == 1)
+    });
+}
+
+#[test]
+fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    fill(&store, 0, 20, 20, 200);
+    let epoch = current(&store);
+    // A meter that knows the format and the epoch, but not the salt.
+    let forged = crate::store::frame::encode(
+        epoch,
+        5000,
+        &[crate::store::frame::Pending {
+            reading: reading(9999, 50),
+            repeat_of: None,
+        }],
+        0,
+    )
+    .unwrap();
+    let mut evil = reading(20, 50);
+    evil.payload = forged[0].bytes.clone();
+    append(&store, vec![evil]).unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    snapshot(&store, copy.path());
+    let (copied, report) = open(&settings(copy.path()));
+    assert_eq!(report.began, None, "{report:?}");
+    assert_eq!(copied.stats().next_sequence.0, 22);
+}
+
+#[test]
+fn a_second_process_on_the_directory_is_a_clear_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_store, _) = open(&settings(dir.path()));
+    let second = Store::open(&settings(dir.path()), HandClock::new());
+    let error = second.err().unwrap();
+    assert!(
+        matches!(error, OpenError::Locked { pid: Some(pid), .. } if pid == std::process::id()),
+        "{error}"
+    );
+}

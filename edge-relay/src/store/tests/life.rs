@@ -1,0 +1,196 @@
+//! Promise 4: trimmed only when the hub has it; the ring, replay, and readings that the hub never takes.
+
+use std::time::Duration;
+
+use hub_bridge::backlog::{Backlog, Mark, Refusal};
+use hub_bridge::clock::{ClockQuality, UnixMillis};
+use hub_bridge::identity::Sequence;
+
+use super::fixture::*;
+use crate::store::Store;
+
+#[test]
+fn segments_go_when_all_is_confirmed_and_the_disk_is_empty_after_a_drain() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.keep_forwarded = Duration::ZERO;
+    let (store, _) = open(&settings);
+    fill(&store, 0, 3000, 50, 200);
+    let epoch = current(&store);
+    // All but one of the first segment: it stays.
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(2, 3000)])
+        .unwrap();
+    wait_until("later segments are gone", || store.segments().len() <= 2);
+    assert_eq!(waiting_numbers(&store), [0]);
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, 1)])
+        .unwrap();
+    wait_until("all segments are gone", || store.segments().is_empty());
+    wait_until("their directories too", || {
+        std::fs::read_dir(dir.path().join("backlog"))
+            .unwrap()
+            .count()
+            == 0
+    });
+    drop(store);
+    let (store, report) = open(&settings);
+    assert_eq!(report.began, None, "{report:?}");
+    assert_eq!(store.stats().lost_readings, 0);
+    assert_eq!(
+        append(&store, vec![reading(0, 50)]).unwrap().range,
+        range(3001, 3001)
+    );
+}
+
+#[test]
+fn forwarded_is_not_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.keep_forwarded = Duration::ZERO;
+    settings.confirm = Mark::Stored;
+    let (store, _) = open(&settings);
+    fill(&store, 0, 1000, 50, 200);
+    let epoch = current(&store);
+    let segments = store.segments().len();
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, 1000)])
+        .unwrap();
+    assert_eq!(store.stats().readings, 1000);
+    assert!(waiting_numbers(&store).is_empty());
+    drop(store);
+    let (store, _) = open(&settings);
+    assert_eq!(store.segments().len(), segments);
+    store
+        .confirm(epoch, Mark::Stored, &[range(1, 1000)])
+        .unwrap();
+    assert_eq!(store.stats().readings, 0);
+    wait_until("all segments are gone", || store.segments().is_empty());
+}
+
+#[test]
+fn the_ring_is_kept_by_a_trusted_clock_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let clock = HandClock::new();
+    clock.set_quality(ClockQuality::Unsynchronised);
+    let (store, _) = Store::open(&settings, clock.clone()).unwrap();
+    fill(&store, 0, 1000, 50, 200);
+    store
+        .confirm(current(&store), Mark::Forwarded, &[range(1, 1000)])
+        .unwrap();
+    let kept = store.segments().len();
+    let look = || {
+        // Twice: the second round surely began after the call.
+        for _ in 0..2 {
+            store.shared().wake_keeper();
+            wait_until("the keeper has looked", || {
+                !store.shared().keeper.lock().asked
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    clock.advance(Duration::from_secs(365 * 86_400));
+    look();
+    assert_eq!(store.segments().len(), kept);
+    clock.set_quality(ClockQuality::Synchronised);
+    look();
+    assert_eq!(
+        store.segments().len(),
+        kept,
+        "the week begins when the clock is trusted"
+    );
+    clock.advance(Duration::from_secs(6 * 86_400));
+    look();
+    assert_eq!(store.segments().len(), kept);
+    clock.advance(Duration::from_secs(2 * 86_400));
+    look();
+    wait_until("closed segments are gone", || {
+        store.segments().iter().all(|s| s.state == "open")
+    });
+}
+
+#[test]
+fn replay_sends_yesterday_again_under_the_same_identities() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (store, _) = open(&settings);
+    fill(&store, 0, 1000, 50, 200);
+    let epoch = current(&store);
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, 1000)])
+        .unwrap();
+    let at = |n: i64| UnixMillis(1_700_000_000_000 + n);
+    let mut appended = store.appended();
+    appended.borrow_and_update();
+    assert_eq!(store.replay(at(200), at(300)).unwrap(), 100);
+    assert!(appended.has_changed().unwrap());
+    assert_eq!(waiting_numbers(&store), (200..300).collect::<Vec<_>>());
+    assert_eq!(read_all(&store, epoch)[0].sequence, Sequence(201));
+    drop(store);
+    let (store, _) = open(&settings);
+    assert_eq!(waiting_numbers(&store), (200..300).collect::<Vec<_>>());
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(201, 300)])
+        .unwrap();
+    assert_eq!(store.stats().readings, 0);
+}
+
+#[test]
+fn a_refused_reading_is_kept_listed_and_can_be_retried() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.keep_forwarded = Duration::ZERO;
+    let (store, _) = open(&settings);
+    fill(&store, 0, 500, 50, 200);
+    let epoch = current(&store);
+    let refusal = Refusal {
+        reason: "payload format invalid".to_owned(),
+    };
+    store.refuse(epoch, Sequence(7), &refusal).unwrap();
+    assert!(store.refuse(epoch, Sequence(501), &refusal).is_err());
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, 6), range(8, 500)])
+        .unwrap();
+    assert_eq!(store.stats().readings, 0);
+    drop(store);
+    let (store, _) = open(&settings);
+    wait_until("the segments are gone", || store.segments().is_empty());
+    let listed = store.refused();
+    assert_eq!(listed.len(), 1);
+    assert_eq!(
+        (listed[0].sequence, listed[0].reason.as_str()),
+        (Sequence(7), "payload format invalid")
+    );
+    assert_eq!(store.stats().refused, 1);
+    assert!(store.retry(epoch, Sequence(7)).unwrap());
+    assert!(!store.retry(epoch, Sequence(8)).unwrap());
+    drop(store);
+    let (store, _) = open(&settings);
+    let back = read_all(&store, epoch);
+    assert_eq!(back.len(), 1);
+    assert_eq!((back[0].sequence, number_of(&back[0])), (Sequence(7), 6));
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(7, 7)])
+        .unwrap();
+    assert!(store.refused().is_empty());
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("refused"))
+            .unwrap()
+            .count(),
+        0
+    );
+    assert_eq!(store.stats().lost_readings, 0);
+}
+
+#[test]
+fn a_closed_store_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    fill(&store, 0, 10, 10, 50);
+    store.close();
+    assert!(append(&store, vec![reading(10, 50)]).is_err());
+    assert_eq!(waiting_numbers(&store), (0..10).collect::<Vec<_>>());
+    // The directory is free for the next.
+    drop(open(&settings(dir.path())));
+}
