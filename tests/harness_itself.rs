@@ -10,7 +10,7 @@ use harness::{Disk, FakeHub, Fleet, Hub, Ledger, Meter, Proxy, Subscriber, Tempe
 fn subscriber_of_meters(hub: &Hub, ledger: &Ledger) -> Subscriber {
     let ledger = ledger.clone();
     Subscriber::start_with(hub.address, "meters/#", move |publish| {
-        ledger.arrived(&publish)
+        ledger.arrived(&publish);
     })
 }
 

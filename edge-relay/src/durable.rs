@@ -9,8 +9,10 @@
 //! What failure leaves behind: a `flush` here that returns an error promises nothing about the disk,
 //! and the caller must acknowledge nobody.
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,6 +57,9 @@ pub enum DurableError {
     /// The flush returned, but nothing was synced: the guard of this module is not in force.
     #[error("flush returned without a sync reaching the disk")]
     NotSynced,
+    /// sled put something into a file of its own, which it never syncs.
+    #[error("{0} is not empty: sled put values where they are never synced")]
+    Blobs(PathBuf),
     /// A file operation failed.
     #[error("{path}: {source}")]
     Io {
@@ -87,6 +92,27 @@ pub fn flush(db: &sled::Db, syncs_before: Option<u64>) -> Result<(), DurableErro
         return Err(DurableError::NotSynced);
     }
     Ok(())
+}
+
+/// Syncs a file's content and metadata.
+pub fn sync_file(path: &Path) -> Result<(), DurableError> {
+    File::open(path)
+        .and_then(|f| f.sync_all())
+        .map_err(DurableError::io(path))
+}
+
+/// Space left for ordinary users on the file system of `path`, in bytes.
+#[allow(unsafe_code)] // statvfs has no safe face in the standard library
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid statvfs; the call gets a terminated path and a place to write to.
+    unsafe {
+        let mut stat: libc::statvfs = std::mem::zeroed();
+        if libc::statvfs(path.as_ptr(), &raw mut stat) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(u64::from(stat.f_bavail).saturating_mul(u64::from(stat.f_frsize)))
+    }
 }
 
 /// Syncs a directory, so that names made or removed in it survive a power cut.

@@ -45,7 +45,7 @@ fn relay(load: Load) -> Result<f64> {
     let mut hub = Hub::start();
     hub.kill();
     let mut relay = Relay::new(hub.address);
-    relay.set("hub.reconnect_max", "1s");
+    relay.set("hub.retry_max", "1s");
     relay.start();
     load::run(relay.mqtt, load, "meter")?;
     hub.run();

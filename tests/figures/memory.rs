@@ -24,7 +24,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     hub.kill();
     let mut relay = Relay::new(hub.address);
     relay
-        .set("hub.reconnect_max", "1s")
+        .set("hub.retry_max", "1s")
         .set("backlog.keep_forwarded", "0s");
     relay.start();
     let result = load::run(relay.mqtt, load, "meter")?;

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 use crate::ledger::Ledger;
 use crate::packet::{self, Connect, Packet, Publish, Value, Version, kind, property};
 use crate::port;
+use crate::relay::memory_kib;
 use crate::wait::{wait_for, within};
 
 /// A mosquitto child process.
@@ -34,7 +35,7 @@ impl Hub {
         Self::start_with("max_inflight_messages 0\n")
     }
 
-    /// Starts a mosquitto with further lines of config.
+    /// Starts a mosquitto with further lines of config, in which `{home}` is a directory of its own.
     pub fn start_with(lines: &str) -> Self {
         let address = port::free();
         let home = tempfile::Builder::new().prefix("hub-").tempdir().unwrap();
@@ -43,6 +44,7 @@ impl Hub {
              set_tcp_nodelay true\n{lines}",
             address.port()
         );
+        let config = config.replace("{home}", home.path().to_str().unwrap());
         fs::write(home.path().join("hub.conf"), config).unwrap();
         let mut hub = Self {
             home,
@@ -53,7 +55,7 @@ impl Hub {
         hub
     }
 
-    /// The directory with its config; `persistence_location` for those who want it.
+    /// The directory with its config: what `{home}` stands for.
     pub fn home(&self) -> &Path {
         self.home.path()
     }
@@ -88,6 +90,11 @@ impl Hub {
         if let Some(mut child) = self.child.take() {
             let _ = child.wait();
         }
+    }
+
+    /// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
+    pub fn memory_kib(&self, line: &str) -> u64 {
+        memory_kib(self.child.as_ref().expect("the hub runs").id(), line)
     }
 
     /// Sends a signal; SIGSTOP makes a hub that is up and moves nothing.

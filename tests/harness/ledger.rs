@@ -25,7 +25,7 @@ pub struct Key {
 /// `<epoch>/<sequence>` as the relay wrote it.
 pub type Identity = (u32, u64);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Entry {
     digest: u64,
     sent: u32,
@@ -59,7 +59,7 @@ impl fmt::Display for Sums {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Books {
     topics: Vec<String>,
     entries: HashMap<Key, Entry>,
@@ -90,6 +90,16 @@ impl Ledger {
         Self {
             books: Arc::default(),
             prefix: prefix.to_owned(),
+        }
+    }
+
+    /// A copy with books of its own: what happens from now on is entered in one of the two.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        let books = self.books().clone();
+        Self {
+            books: Arc::new(Mutex::new(books)),
+            prefix: self.prefix.clone(),
         }
     }
 

@@ -12,6 +12,7 @@ pub mod meter;
 pub mod packet;
 pub mod port;
 pub mod proxy;
+pub mod raw;
 pub mod relay;
 pub mod wait;
 
@@ -21,6 +22,7 @@ pub use hub::{Hub, Subscriber};
 pub use ledger::Ledger;
 pub use meter::{Fleet, Meter};
 pub use proxy::Proxy;
+pub use raw::Raw;
 pub use relay::Relay;
 pub use wait::{wait_for, within};
 

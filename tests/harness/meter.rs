@@ -57,7 +57,7 @@ pub struct Meter {
     client_id: String,
     topic: String,
     ledger: Ledger,
-    meter: u32,
+    ledger_number: u32,
     number: u64,
     packet_id: u16,
     pending: VecDeque<(u16, Key)>,
@@ -71,7 +71,7 @@ impl Meter {
         Self {
             habits,
             client_id: client_id.to_owned(),
-            meter: ledger.meter(&topic),
+            ledger_number: ledger.meter(&topic),
             topic,
             ledger: ledger.clone(),
             number: 0,
@@ -108,6 +108,18 @@ impl Meter {
                 std::thread::sleep(self.habits.pause);
             }
         }
+    }
+
+    /// The same meter with another ledger, which must be a [`Ledger::fork`] of its own.
+    #[must_use]
+    pub fn with_ledger(mut self, ledger: &Ledger) -> Self {
+        self.ledger = ledger.clone();
+        self
+    }
+
+    /// Its number in the ledger.
+    pub fn number(&self) -> u32 {
+        self.ledger_number
     }
 
     /// How many readings it has made.
@@ -167,7 +179,7 @@ impl Meter {
             self.number += 1;
             self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
             let key = Key {
-                meter: self.meter,
+                meter: self.ledger_number,
                 number: self.number,
             };
             bytes.extend_from_slice(&self.encode(key, self.packet_id, false));

@@ -23,14 +23,13 @@ pub fn binary() -> PathBuf {
     }
     let own = std::env::current_exe().unwrap();
     let directory = own.ancestors().find(|dir| dir.join("edge-relay").is_file());
-    directory
-        .map(|dir| dir.join("edge-relay"))
-        .unwrap_or_else(|| {
-            panic!(
-                "no edge-relay above {}: run `cargo build --workspace` first",
-                own.display()
-            )
-        })
+    let missing = || {
+        panic!(
+            "no edge-relay above {}: run `cargo build` first",
+            own.display()
+        )
+    };
+    directory.map_or_else(missing, |dir| dir.join("edge-relay"))
 }
 
 /// A relay with its config, data and log in a directory of its own.
@@ -298,12 +297,7 @@ impl Relay {
 
     /// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
     pub fn memory_kib(&self, line: &str) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let found = text
-            .lines()
-            .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
-        let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
-        number.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+        memory_kib(self.child.as_ref().expect("the relay runs").id(), line)
     }
 
     /// All it has logged.
@@ -329,6 +323,16 @@ impl Drop for Relay {
             );
         }
     }
+}
+
+/// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
+pub fn memory_kib(pid: u32, line: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let found = text
+        .lines()
+        .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
+    let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+    number.unwrap_or_else(|| panic!("no {line} in\n{text}"))
 }
 
 fn agent() -> ureq::Agent {

@@ -1,14 +1,84 @@
-//! The store.
+//! The store: readings on stable storage until the hub has them.
+//!
+//! # On disk
+//!
+//! ```text
+//! data_dir/
+//!   lock                      held by the process that has the store; the pid in it
+//!   identity                  machine, epochs, their villages and salts (checksum, JSON)
+//!   marks.a  marks.b          how far each epoch has come, in turn ([`marks`])
+//!   backlog/
+//!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading ([`segment`])
+//!       db  conf  blobs/      sled, written once; blobs stays empty
+//!       meta                  epoch, village, salt (JSON)
+//!       closed                the sidecar, once it takes no more: where each frame lies
+//!   refused/                  readings that the hub never takes, one file each ([`refused`])
+//!   quarantine/               what was damaged, kept aside
+//! ```
+//!
+//! A segment's values are frames of many readings ([`frame`]), each in an envelope with version and
+//! checksum ([`envelope`]).
+//!
+//! # Invariants
+//!
+//! - A reading is acknowledged only after its frame was synced ([`commit`]).
+//! - Sequences of an epoch have no holes, and none is given to two readings that were acknowledged: a segment ends
+//!   where the name of the next one begins, and an epoch whose end is not proved is never continued ([`open`]).
+//! - A segment is removed only when the confirming mark has passed all of it, and after that mark was synced.
+//! - sled never opens a segment that exists: reading goes through the frames in the file ([`carve`], [`reader`]).
+//!
+//! # What a crash leaves
+//!
+//! A segment without a sidecar (it is read through once at the next start and given one), frames that nobody
+//! acknowledged (kept: the meter sends again, and the second one is marked as a repeat), and marks that are a moment
+//! old (readings are sent again under the same identities).
+
+mod backlog;
+mod carve;
+mod commit;
+mod envelope;
+mod frame;
+mod health;
+mod identity;
+mod index;
+mod inspect;
+mod keeper;
+mod lock;
+mod marks;
+mod open;
+mod queue;
+mod reader;
+mod refused;
+mod repeat;
+mod segment;
+mod sequences;
+mod shared;
+#[cfg(test)]
+mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hub_bridge::backlog::Mark;
 use hub_bridge::clock::{Clock, ReceivedAt};
-use hub_bridge::identity::{Epoch, Sequence, SequenceRange, VillageId};
+use hub_bridge::identity::{Epoch, SequenceRange, VillageId};
 use hub_bridge::reading::PublishProperties;
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+
+pub use health::StoreHealth;
+pub use identity::EpochReason;
+pub use inspect::{EpochStats, RefusedInfo, SegmentInfo, Stats, Verified};
+pub use open::{OpenError, OpenReport};
+
+use commit::Committer;
+use lock::DirLock;
+use queue::Job;
+use segment::{Disk, Medium};
+use shared::Shared;
 
 /// What the store is told; the quotas can change while it runs ([`Store::apply`]).
 #[derive(Debug, Clone)]
@@ -25,6 +95,8 @@ pub struct Settings {
     pub disk_free_min: u64,
     /// The share of `bytes_max` at which the alarm begins, 0.0 to 1.0.
     pub alarm_at: f64,
+    /// Which mark trims: `Forwarded` for `hub.confirm = "puback"`, `Stored` for `"receipt"`.
+    pub confirm: Mark,
     /// How long segments stay after all in them was forwarded.
     pub keep_forwarded: Duration,
     /// At what size of values a segment is closed, in bytes.
@@ -83,12 +155,24 @@ pub enum AppendError {
     Closed,
 }
 
-/// The store: cheap to clone.
+/// The store: cheap to clone. Closes when the last clone is dropped, or by [`Store::close`].
 #[derive(Clone)]
 pub struct Store {
-    queue: Arc<Semaphore>,
-    next: Arc<std::sync::atomic::AtomicU64>,
-    appended: watch::Sender<u64>,
+    threads: Arc<Threads>,
+}
+
+/// The threads and what ends with them.
+struct Threads {
+    shared: Arc<Shared>,
+    queue_room: Arc<Semaphore>,
+    queue_bytes_max: u32,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    committer: JoinHandle<()>,
+    keeper: JoinHandle<()>,
+    lock: DirLock,
 }
 
 /// A place in the commit queue, held while the reading is being made.
@@ -101,21 +185,79 @@ pub struct AppendPermit {
 pub type Appended = oneshot::Receiver<Result<Committed, AppendError>>;
 
 impl Store {
-    /// Opens.
-    pub fn open(settings: &Settings, _clock: Arc<dyn Clock>) -> Result<Self, AppendError> {
-        Ok(Self {
-            queue: Arc::new(Semaphore::new(settings.queue_bytes_max)),
-            next: Arc::new(1.into()),
-            appended: watch::channel(0).0,
-        })
+    /// Opens the store in `settings.data_dir`, or makes it. Blocks on the disk. Damage never keeps it from
+    /// opening: the report says what was found.
+    ///
+    /// # Errors
+    /// [`OpenError`]: another process has it, no permission, or the self-check failed.
+    pub fn open(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        Self::open_on(settings, clock, Box::new(Disk))
     }
 
-    /// Waits until `bytes` fit in the commit queue.
+    fn open_on(
+        settings: &Settings,
+        clock: Arc<dyn Clock>,
+        medium: Box<dyn Medium>,
+    ) -> Result<(Self, OpenReport), OpenError> {
+        let opened = open::open(settings, clock)?;
+        let committer = Committer::new(opened.shared.clone(), medium, opened.recent);
+        let keeper_shared = opened.shared.clone();
+        let spawn_error = |source| OpenError::Io {
+            path: settings.data_dir.clone(),
+            source,
+        };
+        let committer = std::thread::Builder::new()
+            .name("store-commit".to_owned())
+            .spawn(move || committer.run())
+            .map_err(spawn_error)?;
+        let keeper = std::thread::Builder::new()
+            .name("store-keeper".to_owned())
+            .spawn(move || keeper::run(&keeper_shared))
+            .map_err(spawn_error)?;
+        opened.shared.wake_keeper();
+        let queue_bytes_max = u32::try_from(settings.queue_bytes_max)
+            .unwrap_or(u32::MAX)
+            .max(1);
+        let threads = Threads {
+            shared: opened.shared,
+            queue_room: Arc::new(Semaphore::new(queue_bytes_max as usize)),
+            queue_bytes_max,
+            running: Mutex::new(Some(Running {
+                committer,
+                keeper,
+                lock: opened.lock,
+            })),
+        };
+        let store = Self {
+            threads: Arc::new(threads),
+        };
+        Ok((store, opened.report))
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.threads.shared
+    }
+
+    /// Waits until `bytes` ([`NewReading::size_bytes`]) fit in the commit queue; more than the whole queue
+    /// waits until it is empty.
+    ///
+    /// # Errors
+    /// At once, when nothing was taken for longer than `hold_max`.
     pub async fn reserve(&self, bytes: usize) -> Result<AppendPermit, AppendError> {
-        let bytes = u32::try_from(bytes).map_err(|_| AppendError::Quota)?;
-        let permit = self
-            .queue
-            .clone()
+        let hold_max = self.shared().settings.read().hold_max;
+        match self.shared().health.unwell_for(hold_max) {
+            Some(StoreHealth::Full { .. }) => return Err(AppendError::Quota),
+            Some(StoreHealth::Failing { error }) => return Err(AppendError::Disk(error)),
+            _ => {}
+        }
+        let bytes = u32::try_from(bytes)
+            .unwrap_or(u32::MAX)
+            .min(self.threads.queue_bytes_max);
+        let room = self.threads.queue_room.clone();
+        let permit = room
             .acquire_many_owned(bytes)
             .await
             .map_err(|_| AppendError::Closed)?;
@@ -124,25 +266,77 @@ impl Store {
             permit,
         })
     }
+
+    /// Takes over the settings that can change while it runs: `bytes_max`, `disk_free_min`, `alarm_at`, `confirm`,
+    /// `keep_forwarded`, `segment_bytes`, `commit_delay` and `hold_max`.
+    pub fn apply(&self, settings: &Settings) {
+        let shared = self.shared();
+        {
+            let mut now = shared.settings.write();
+            now.bytes_max = settings.bytes_max;
+            now.disk_free_min = settings.disk_free_min;
+            now.alarm_at = settings.alarm_at;
+            now.confirm = settings.confirm;
+            now.keep_forwarded = settings.keep_forwarded;
+            now.segment_bytes = settings.segment_bytes;
+            now.commit_delay = settings.commit_delay;
+            now.hold_max = settings.hold_max;
+        }
+        for epoch in &mut shared.index.lock().epochs {
+            epoch.recount_all(settings.confirm);
+        }
+        if shared.health.is_well() {
+            shared.assess();
+        }
+        shared.wake_keeper();
+    }
+
+    /// Whether readings are taken, to watch.
+    pub fn health(&self) -> watch::Receiver<StoreHealth> {
+        self.shared().health.subscribe()
+    }
+
+    /// Commits what waits, closes the segment, syncs the marks and gives the directory back. Blocks on the disk.
+    /// Appends from now on are answered with [`AppendError::Closed`]; reading goes on to work.
+    pub fn close(&self) {
+        self.threads.close();
+    }
+}
+
+impl Threads {
+    fn close(&self) {
+        let Some(running) = self.running.lock().take() else {
+            return;
+        };
+        self.queue_room.close();
+        self.shared.queue.close();
+        let committed = running.committer.join().is_ok();
+        self.shared.keeper.lock().closing = true;
+        self.shared.keeper_wake.notify_one();
+        let kept = running.keeper.join().is_ok();
+        if !(committed && kept && self.shared.save_marks(true, true)) {
+            tracing::error!("the store was not closed in order");
+        }
+        drop(running.lock);
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 impl AppendPermit {
     /// Puts `readings` (not none) in the queue, in order; does not block.
     pub fn append(self, readings: Vec<NewReading>) -> Appended {
         let (done, appended) = oneshot::channel();
-        let count = readings.len() as u64;
-        let first = self
-            .store
-            .next
-            .fetch_add(count, std::sync::atomic::Ordering::Relaxed);
-        if let Some(range) = SequenceRange::new(Sequence(first), Sequence(first + count - 1)) {
-            let _ = done.send(Ok(Committed {
-                epoch: Epoch(0),
-                range,
-            }));
-        }
-        self.store.appended.send_modify(|n| *n += count);
-        drop(self.permit);
+        self.store.shared().queue.push(Job {
+            readings,
+            done,
+            permit: Some(self.permit),
+            queued: Instant::now(),
+        });
         appended
     }
 }

@@ -1,0 +1,130 @@
+//! The keeper thread: puts the marks on stable storage, closes segments with their sidecars, and lets
+//! forwarded ones go when their time is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::index::{Need, Phase};
+use super::segment::SegmentName;
+use super::shared::Shared;
+
+/// Marks are written at the latest so long after a change.
+const MARKS_WRITE_WITHIN: Duration = Duration::from_millis(50);
+
+/// Marks are synced at the latest so long after a change.
+const MARKS_SYNC_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long nothing must have come before a segment that is all confirmed is closed.
+const ROLL_IDLE: Duration = Duration::from_secs(5);
+
+/// How often it looks when nothing happens: retention counts in days.
+const IDLE: Duration = Duration::from_secs(30);
+
+/// Runs until it is told to close.
+pub(super) fn run(shared: &Arc<Shared>) {
+    let mut synced = Instant::now();
+    let mut appended = *shared.appended.borrow();
+    let mut quiet_since = Instant::now();
+    loop {
+        let busy = shared.index.lock().dirty || shared.marks.lock().unsynced;
+        let live_done = shared.live_is_done();
+        let patience = if busy {
+            MARKS_WRITE_WITHIN
+        } else if live_done {
+            ROLL_IDLE
+        } else {
+            IDLE
+        };
+        let (asked, closing) = wait(shared, patience);
+        if asked && !closing {
+            // Let a burst of changes gather.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        let sync = synced.elapsed() >= MARKS_SYNC_WITHIN;
+        if sync {
+            synced = Instant::now();
+        }
+        shared.write_marks(sync);
+        seal_all(shared);
+        let_go(shared);
+        if closing {
+            return;
+        }
+        let now = *shared.appended.borrow();
+        if now != appended {
+            appended = now;
+            quiet_since = Instant::now();
+        } else if quiet_since.elapsed() >= ROLL_IDLE && live_done {
+            shared.queue.roll();
+        }
+    }
+}
+
+fn wait(shared: &Shared, patience: Duration) -> (bool, bool) {
+    let mut keeper = shared.keeper.lock();
+    if !keeper.asked && !keeper.closing {
+        shared.keeper_wake.wait_for(&mut keeper, patience);
+    }
+    (std::mem::take(&mut keeper.asked), keeper.closing)
+}
+
+/// Makes the sidecars that are missing.
+pub(super) fn seal_all(shared: &Shared) {
+    for name in segments_where(shared, |_, phase| phase == Phase::Unsealed) {
+        if let Err(error) = shared.seal(name) {
+            tracing::warn!(%error, "a segment has no sidecar yet");
+        }
+    }
+}
+
+/// Removes segments that are done for longer than `keep_forwarded`, by a clock that can be trusted.
+fn let_go(shared: &Shared) {
+    let keep = shared.settings.read().keep_forwarded;
+    let keep_ms = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
+    let now_ms = shared.trusted_now_ms();
+    if let Some(now_ms) = now_ms {
+        stamp_done(shared, now_ms);
+    }
+    let over = |since: Option<i64>| {
+        let age = now_ms
+            .zip(since)
+            .map(|(now, since)| now.saturating_sub(since));
+        keep.is_zero() || age.is_some_and(|age| age >= keep_ms)
+    };
+    let gone = segments_where(shared, |need, phase| {
+        phase != Phase::Live && matches!(need, Need::Done(since) if over(since))
+    });
+    for name in gone {
+        shared.remove_segment(name);
+    }
+}
+
+fn stamp_done(shared: &Shared, now_ms: i64) {
+    let mut index = shared.index.lock();
+    let mut stamped = false;
+    for epoch in &mut index.epochs {
+        for segment in epoch.segments.values_mut() {
+            if segment.need == Need::Done(None) {
+                segment.need = Need::Done(Some(now_ms));
+                stamped = true;
+            }
+        }
+    }
+    index.dirty |= stamped;
+}
+
+fn segments_where(shared: &Shared, wanted: impl Fn(Need, Phase) -> bool) -> Vec<SegmentName> {
+    let index = shared.index.lock();
+    let all = index.epochs.iter().flat_map(|e| {
+        e.segments.iter().map(|(first, s)| {
+            let name = SegmentName {
+                epoch: e.epoch,
+                first: *first,
+            };
+            (name, s.need, s.phase)
+        })
+    });
+    all.filter(|(_, need, phase)| wanted(*need, *phase))
+        .map(|(name, _, _)| name)
+        .collect()
+}

@@ -1,0 +1,526 @@
+//! The start: takes what is on the disk, whatever it is, and says what it found.
+//!
+//! Only three things keep a store from opening: another process on the same directory, no permission, and
+//! a flush that does not reach the disk. The cost is one small file a segment, and reading the last segment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hub_bridge::clock::Clock;
+use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+use super::Settings;
+use super::carve::{self, Carved};
+use super::health::Health;
+use super::identity::{self, EpochReason, EpochRecord, Identity};
+use super::index::{EpochIndex, Index, Need, Phase, Segment};
+use super::lock::DirLock;
+use super::marks::{self, EpochMarksV1, MarksFile, MarksV1};
+use super::queue::Queue;
+use super::reader::{Reader, SegmentFile};
+use super::refused::RefusedDir;
+use super::repeat::{REMEMBERED, Recent};
+use super::segment::{self, Meta, SegmentName, Sidecar};
+use super::sequences::SequenceSet;
+use super::shared::{KeeperState, Marks, Shared, put_aside};
+use crate::durable::DurableError;
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{} is in use by another edge-relay{}", data_dir.display(), pid.map_or_else(String::new, |p| format!(" (process {p})")))]
+    Locked {
+        /// The directory.
+        data_dir: PathBuf,
+        /// The other process, where known.
+        pid: Option<u32>,
+    },
+    /// A directory or the lock cannot be made or opened.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A flush does not reach the disk in this program: nothing could be acknowledged.
+    #[error(
+        "self-check: a flush of the store does not reach the disk; this build cannot keep its promise"
+    )]
+    NotDurable,
+}
+
+/// What the start found.
+#[derive(Debug, Clone, Default)]
+pub struct OpenReport {
+    /// The epoch that new readings get.
+    pub epoch: Option<Epoch>,
+    /// Why it began at this start; `None` where it goes on.
+    pub began: Option<EpochReason>,
+    /// Whether the store was closed in order the last time.
+    pub closed_cleanly: bool,
+    /// Segments that had not been closed, and how many readings were found in them.
+    pub salvaged: Vec<(PathBuf, u64)>,
+    /// Files and directories that could not be used and were moved to `quarantine/`.
+    pub quarantined: Vec<PathBuf>,
+    /// Readings that are known to be lost: all that were ever found missing, not only at this start.
+    pub lost: Vec<(Epoch, SequenceRange)>,
+    /// Readings that wait for the hub.
+    pub waiting_readings: u64,
+    /// How long the start took.
+    pub took: Duration,
+}
+
+/// A store that is open, its threads not yet started.
+pub(super) struct Opened {
+    pub(super) shared: Arc<Shared>,
+    pub(super) recent: Recent,
+    pub(super) lock: DirLock,
+    pub(super) report: OpenReport,
+}
+
+/// Opens the store in `settings.data_dir`.
+pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened, OpenError> {
+    let started = Instant::now();
+    let data_dir = settings.data_dir.clone();
+    let backlog_dir = data_dir.join("backlog");
+    make_dir(&data_dir)?;
+    let lock = DirLock::take(&data_dir)?;
+    make_dir(&backlog_dir)?;
+    check_durable(&data_dir)?;
+
+    let mut opening = Opening {
+        settings,
+        data_dir: data_dir.clone(),
+        backlog_dir: backlog_dir.clone(),
+        report: OpenReport::default(),
+    };
+    let (marks_file, marks) = MarksFile::open(&data_dir);
+    let refused_dir = RefusedDir::open(&data_dir);
+    let (index, identity) = opening.index(marks, &refused_dir);
+    let recent = opening.recent(&index);
+    let mut report = opening.report;
+    report.waiting_readings = index.waiting(settings.confirm).0;
+    report.lost = lost(&index);
+    report.epoch = index.epochs.last().map(|e| e.epoch);
+    report.took = started.elapsed();
+
+    let shared = Arc::new(Shared {
+        settings: RwLock::new(settings.clone()),
+        clock,
+        data_dir,
+        backlog_dir,
+        refused_dir,
+        queue: Queue::default(),
+        index: Mutex::new(index),
+        reader: Mutex::new(Reader::default()),
+        marks: Mutex::new(Marks {
+            file: marks_file,
+            written: None,
+            unsynced: true,
+        }),
+        identity: Mutex::new(identity),
+        health: Health::default(),
+        appended: tokio::sync::watch::channel(0).0,
+        keeper: Mutex::new(KeeperState::default()),
+        keeper_wake: Condvar::new(),
+    });
+    shared.write_marks(true);
+    shared.assess();
+    Ok(Opened {
+        shared,
+        recent,
+        lock,
+        report,
+    })
+}
+
+fn lost(index: &Index) -> Vec<(Epoch, SequenceRange)> {
+    let each = index.epochs.iter();
+    each.flat_map(|e| e.lost.ranges().map(|r| (e.epoch, r)))
+        .collect()
+}
+
+fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    fs::create_dir_all(dir).map_err(|source| OpenError::Io {
+        path: dir.to_owned(),
+        source,
+    })
+}
+
+fn check_durable(data_dir: &Path) -> Result<(), OpenError> {
+    match segment::self_check(&data_dir.join("probe")) {
+        Ok(()) => Ok(()),
+        Err(DurableError::NotSynced) => Err(OpenError::NotDurable),
+        Err(error) => {
+            // A full disk at start: each commit proves its sync anyway.
+            tracing::warn!(%error, "the self-check of the disk could not be made");
+            Ok(())
+        }
+    }
+}
+
+/// What one segment on disk turned out to be.
+enum Loaded {
+    Segment {
+        segment: Segment,
+        /// Whether nothing is missing at its end, as far as it can say itself.
+        sound: bool,
+    },
+    /// Nothing was ever acknowledged in it.
+    Empty,
+    /// Readings should be there, and none can be found.
+    Ruined,
+}
+
+struct Opening<'a> {
+    settings: &'a Settings,
+    data_dir: PathBuf,
+    backlog_dir: PathBuf,
+    report: OpenReport,
+}
+
+impl Opening<'_> {
+    fn index(&mut self, marks: marks::Found, refused_dir: &RefusedDir) -> (Index, Identity) {
+        let (found_identity, identity_lost) = match Identity::read(&self.data_dir) {
+            identity::Found::Identity(found) => (Some(found), false),
+            identity::Found::Nothing => (None, false),
+            identity::Found::Damaged => (None, true),
+        };
+        let names = self.segment_names();
+        let (marks, marks_lost) = match marks {
+            marks::Found::Marks(marks) => (marks, false),
+            marks::Found::Unreadable => (MarksV1::default(), true),
+            marks::Found::Nothing => (MarksV1::default(), !names.is_empty()),
+        };
+        self.report.closed_cleanly = marks.clean;
+        let used = identity_lost || !names.is_empty() || !marks.epochs.is_empty();
+        let mut identity = found_identity.clone().unwrap_or_default();
+        self.adopt_unknown_epochs(&mut identity, &names);
+
+        let mut index = Index::default();
+        let mut tail_proved = true;
+        for record in &identity.epochs {
+            let own = names.get(&record.epoch).cloned().unwrap_or_default();
+            let own_marks = marks.epochs.iter().find(|m| m.epoch == record.epoch.0);
+            let (epoch, proved) = self.epoch(record, &own, own_marks);
+            tail_proved = proved;
+            index.epochs.push(epoch);
+        }
+        self.take_refused(&mut index, refused_dir);
+        self.set_ring(&mut index, &marks);
+
+        let reason = match &found_identity {
+            None if used => Some(EpochReason::IdentityLost),
+            None => Some(EpochReason::NewStore),
+            Some(found) => self.reason(found, marks_lost, tail_proved),
+        };
+        if let Some(reason) = reason {
+            let record = loop {
+                let record = EpochRecord::draw(self.settings.village.clone(), reason);
+                if identity.epochs.iter().all(|e| e.epoch != record.epoch) {
+                    break record;
+                }
+            };
+            let epoch = EpochIndex::new(record.epoch, record.village.clone(), record.salt);
+            index.epochs.push(epoch);
+            identity.epochs.push(record);
+            self.report.began = Some(reason);
+        }
+        self.forget_empty(&mut index, &mut identity);
+        identity.machine_id.clone_from(&self.settings.machine_id);
+        if found_identity.as_ref() != Some(&identity)
+            && let Err(error) = identity.write(&self.data_dir)
+        {
+            tracing::warn!(%error, "the identity was not written");
+        }
+        index.dirty = true;
+        (index, identity)
+    }
+
+    fn reason(&self, found: &Identity, marks_lost: bool, tail_proved: bool) -> Option<EpochReason> {
+        let village = found.epochs.last().map(|e| &e.village);
+        if found.machine_id != self.settings.machine_id {
+            Some(EpochReason::OtherMachine)
+        } else if village != Some(&self.settings.village) {
+            Some(EpochReason::OtherVillage)
+        } else if marks_lost {
+            Some(EpochReason::IdentityLost)
+        } else if !tail_proved {
+            Some(EpochReason::TailUnproved)
+        } else {
+            None
+        }
+    }
+
+    /// Epochs of the past with nothing left in them.
+    fn forget_empty(&self, index: &mut Index, identity: &mut Identity) {
+        let current = index.epochs.last().map(|e| e.epoch);
+        let refused: BTreeSet<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
+        index.epochs.retain(|e| {
+            Some(e.epoch) == current || !e.segments.is_empty() || refused.contains(&e.epoch)
+        });
+        let kept: BTreeSet<Epoch> = index.epochs.iter().map(|e| e.epoch).collect();
+        identity.epochs.retain(|e| kept.contains(&e.epoch));
+    }
+
+    fn segment_names(&mut self) -> BTreeMap<Epoch, Vec<SegmentName>> {
+        let mut names: BTreeMap<Epoch, Vec<SegmentName>> = BTreeMap::new();
+        let entries = fs::read_dir(&self.backlog_dir).into_iter().flatten();
+        for entry in entries.flatten() {
+            match SegmentName::parse(&entry.file_name().to_string_lossy()) {
+                Some(name) => names.entry(name.epoch).or_default().push(name),
+                None => self.put_aside(&entry.path()),
+            }
+        }
+        for own in names.values_mut() {
+            own.sort();
+        }
+        names
+    }
+
+    fn put_aside(&mut self, path: &Path) {
+        match put_aside(&self.data_dir, path) {
+            Ok(()) => self.report.quarantined.push(path.to_owned()),
+            Err(error) => tracing::warn!(%error, path = %path.display(), "not put aside"),
+        }
+    }
+
+    /// Epochs of which there are segments, but no word in `identity`: each segment's `meta` says it too.
+    fn adopt_unknown_epochs(
+        &mut self,
+        identity: &mut Identity,
+        names: &BTreeMap<Epoch, Vec<SegmentName>>,
+    ) {
+        for (epoch, own) in names {
+            if identity.epochs.iter().any(|e| e.epoch == *epoch) {
+                continue;
+            }
+            let meta = own
+                .iter()
+                .find_map(|n| Meta::read(&self.backlog_dir.join(n.dir_name())));
+            match meta.filter(|m| m.epoch == *epoch) {
+                Some(meta) => {
+                    let record = EpochRecord {
+                        epoch: *epoch,
+                        village: meta.village,
+                        salt: meta.salt,
+                        began: EpochReason::IdentityLost,
+                    };
+                    identity.epochs.insert(0, record);
+                }
+                None => {
+                    for name in own {
+                        self.put_aside(&self.backlog_dir.join(name.dir_name()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// One epoch from its segments and marks, and whether its end is proved to be all there.
+    fn epoch(
+        &mut self,
+        record: &EpochRecord,
+        names: &[SegmentName],
+        marks: Option<&EpochMarksV1>,
+    ) -> (EpochIndex, bool) {
+        let mut epoch = EpochIndex::new(record.epoch, record.village.clone(), record.salt);
+        let marks = marks.cloned().unwrap_or_default();
+        epoch.forwarded = SequenceSet::from_pairs(&marks.forwarded);
+        epoch.stored = SequenceSet::from_pairs(&marks.stored);
+        epoch.lost = SequenceSet::from_pairs(&marks.lost);
+        let mut proved = true;
+        let mut next_first = None;
+        for name in names.iter().rev() {
+            match self.segment(*name, next_first, record.salt, &marks) {
+                Loaded::Segment { segment, sound } => {
+                    proved &= sound;
+                    epoch.segments.insert(name.first, segment);
+                    next_first = Some(name.first);
+                }
+                Loaded::Empty => {
+                    let _ = fs::remove_dir_all(self.backlog_dir.join(name.dir_name()));
+                    // The one before still ends here: what it holds beyond was never acknowledged.
+                    next_first = next_first.or(Some(name.first));
+                }
+                Loaded::Ruined => {
+                    proved = false;
+                    self.put_aside(&self.backlog_dir.join(name.dir_name()));
+                    next_first = Some(name.first);
+                }
+            }
+        }
+        let live_is_missing = marks.live != 0 && names.iter().all(|n| n.first != marks.live);
+        let end = epoch.segments.values().next_back().map_or(1, |s| s.end);
+        epoch.next = end.max(marks.next).max(1);
+        if end < marks.next {
+            proved &= self.end_is_passed(&mut epoch, end, marks.next);
+        }
+        epoch.recount_all(self.settings.confirm);
+        (epoch, proved && !live_is_missing)
+    }
+
+    /// Whether all of `end..next`, of which there is no segment, was confirmed; else it is lost.
+    fn end_is_passed(&self, epoch: &mut EpochIndex, end: u64, next: u64) -> bool {
+        let mut missing = SequenceSet::from_pairs(&[(end, next - 1)]);
+        for passed in epoch.passed(self.settings.confirm).ranges() {
+            missing.remove(passed);
+        }
+        for range in missing.ranges() {
+            epoch.lost.insert(range);
+            epoch.pass(range);
+        }
+        missing.count() == 0
+    }
+
+    fn segment(
+        &mut self,
+        name: SegmentName,
+        next_first: Option<u64>,
+        salt: u32,
+        marks: &EpochMarksV1,
+    ) -> Loaded {
+        let dir = self.backlog_dir.join(name.dir_name());
+        let segment = |end: u64, bytes: u64, phase: Phase, damaged: bool| Segment {
+            end: next_first.map_or(end, |next| end.min(next)),
+            bytes,
+            waiting: 0,
+            phase,
+            need: Need::Waiting,
+            damaged,
+        };
+        if let Some(sidecar) = Sidecar::read(&dir, name, salt) {
+            // A closed segment that ends before the marks is judged with the epoch's end.
+            return Loaded::Segment {
+                segment: segment(sidecar.end, sidecar.bytes, Phase::Closed, sidecar.damaged),
+                sound: true,
+            };
+        }
+        if let Some(next) = next_first {
+            let bytes = fs::metadata(dir.join("db")).map_or(0, |m| m.len() / 2);
+            return Loaded::Segment {
+                segment: segment(next, bytes, Phase::Unsealed, false),
+                sound: true,
+            };
+        }
+        self.last_segment(name, &dir, salt, marks)
+    }
+
+    /// The last segment of an epoch, not closed: what it holds is where the epoch ends.
+    fn last_segment(
+        &mut self,
+        name: SegmentName,
+        dir: &Path,
+        salt: u32,
+        marks: &EpochMarksV1,
+    ) -> Loaded {
+        let carved = carve::carve(&dir.join("db"), name.epoch.0, salt).unwrap_or_else(|error| {
+            tracing::warn!(%error, segment = %dir.display(), "cannot be read");
+            Carved::default()
+        });
+        let Some(end) = carved.frames.last().map(super::carve::Indexed::end) else {
+            let expected = marks.next > name.first || carved.broken > 0;
+            return if expected {
+                Loaded::Ruined
+            } else {
+                Loaded::Empty
+            };
+        };
+        let readings: u64 = carved.frames.iter().map(|f| u64::from(f.count)).sum();
+        self.report.salvaged.push((dir.to_owned(), readings));
+        let whole = readings == end - name.first;
+        if carved.broken > 0 {
+            tracing::warn!(segment = %dir.display(), broken = carved.broken, "broken frames in the last segment");
+        }
+        let reached = marks.live != name.first || end >= marks.next;
+        Loaded::Segment {
+            segment: Segment {
+                end,
+                bytes: carved.bytes(),
+                waiting: 0,
+                phase: Phase::Unsealed,
+                need: Need::Waiting,
+                damaged: !whole || carved.broken > 0,
+            },
+            sound: whole && carved.broken == 0 && reached,
+        }
+    }
+
+    fn take_refused(&self, index: &mut Index, refused_dir: &RefusedDir) {
+        for refused in refused_dir.list() {
+            let epoch = Epoch(refused.epoch);
+            let range = SequenceRange::one(Sequence(refused.sequence));
+            if index.epoch(epoch).is_err() {
+                let Some(village) = refused.village() else {
+                    continue;
+                };
+                let mut past = EpochIndex::new(epoch, village, refused.salt);
+                past.pass(SequenceRange {
+                    first: Sequence::FIRST,
+                    last: range.last,
+                });
+                past.next = refused.sequence + 1;
+                if refused.retried {
+                    past.forwarded.remove(range);
+                    past.stored.remove(range);
+                }
+                index.epochs.insert(0, past);
+            }
+            let Ok(found) = index.epoch_mut(epoch) else {
+                continue;
+            };
+            if !refused.retried {
+                found.pass(range);
+                found.recount(range, self.settings.confirm);
+            } else if found
+                .passed(self.settings.confirm)
+                .contains(refused.sequence)
+            {
+                let _ = refused_dir.remove(epoch, refused.sequence);
+                continue;
+            }
+            let entry = refused.entry();
+            index.refused.insert((epoch, refused.sequence), entry);
+        }
+    }
+
+    fn set_ring(&self, index: &mut Index, marks: &MarksV1) {
+        for ring in &marks.ring {
+            if let Ok(epoch) = index.epoch_mut(Epoch(ring.epoch))
+                && let Some(segment) = epoch.segments.get_mut(&ring.first)
+                && matches!(segment.need, Need::Done(_))
+            {
+                segment.need = Need::Done(ring.since_ms);
+            }
+        }
+    }
+
+    /// The last readings of the current epoch, to find repeats of them.
+    fn recent(&self, index: &Index) -> Recent {
+        let mut recent = Recent::default();
+        let Some(epoch) = index.epochs.last() else {
+            return recent;
+        };
+        let from = epoch.next.saturating_sub(REMEMBERED as u64);
+        let last_two = epoch.segments.iter().rev().take(2).collect::<Vec<_>>();
+        for (first, segment) in last_two.into_iter().rev() {
+            let name = SegmentName {
+                epoch: epoch.epoch,
+                first: *first,
+            };
+            let dir = self.backlog_dir.join(name.dir_name());
+            let Ok(file) = SegmentFile::open(&dir, name, segment.end, epoch.salt) else {
+                continue;
+            };
+            file.for_each_from(from, |reading| recent.remember(reading));
+        }
+        recent
+    }
+}

@@ -1,0 +1,405 @@
+//! What the threads of the store share, and the order of its locks: reader, marks, index. Nothing is
+//! written or synced while the index is locked.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hub_bridge::backlog::BacklogError;
+use hub_bridge::clock::{Clock, ClockQuality};
+use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
+use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::Settings;
+use super::health::{Health, StoreHealth};
+use super::identity::{EpochRecord, Identity};
+use super::index::{Index, Need, Phase, Source};
+use super::marks::MarksFile;
+use super::queue::Queue;
+use super::reader::{Found, Page, Reader, storage};
+use super::refused::RefusedDir;
+use super::segment::{SegmentName, Sidecar};
+use crate::durable;
+
+/// A write of the marks waits so long after the one before, so that a confirmation a reading does not
+/// become a write a reading.
+const MARKS_WRITE_EVERY: Duration = Duration::from_millis(5);
+
+/// At most so many bytes of damaged segments are kept aside.
+const QUARANTINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The marks' file and when it was written.
+pub(super) struct Marks {
+    pub(super) file: MarksFile,
+    pub(super) written: Option<Instant>,
+    /// Written since the last sync.
+    pub(super) unsynced: bool,
+}
+
+/// What the keeper thread is asked.
+#[derive(Default)]
+pub(super) struct KeeperState {
+    pub(super) asked: bool,
+    pub(super) closing: bool,
+}
+
+/// All of the store.
+pub(super) struct Shared {
+    pub(super) settings: RwLock<Settings>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) data_dir: PathBuf,
+    pub(super) backlog_dir: PathBuf,
+    pub(super) refused_dir: RefusedDir,
+    pub(super) queue: Queue,
+    pub(super) index: Mutex<Index>,
+    pub(super) reader: Mutex<Reader>,
+    pub(super) marks: Mutex<Marks>,
+    pub(super) identity: Mutex<Identity>,
+    pub(super) health: Health,
+    pub(super) appended: watch::Sender<u64>,
+    pub(super) keeper: Mutex<KeeperState>,
+    pub(super) keeper_wake: Condvar,
+}
+
+impl Shared {
+    /// Where a segment lies.
+    pub(super) fn segment_dir(&self, name: SegmentName) -> PathBuf {
+        self.backlog_dir.join(name.dir_name())
+    }
+
+    /// What waits: readings and bytes.
+    pub(super) fn waiting(&self) -> (u64, u64) {
+        let confirming = self.settings.read().confirm;
+        self.index.lock().waiting(confirming)
+    }
+
+    /// Tells the bridge that there is more.
+    pub(super) fn readings_came(&self, count: u64) {
+        self.appended.send_modify(|n| *n = n.wrapping_add(count));
+    }
+
+    /// Sets the health after the disk took something.
+    pub(super) fn assess(&self) {
+        let (_, waiting_bytes) = self.waiting();
+        let settings = self.settings.read();
+        let bytes_max = settings.bytes_max;
+        #[allow(clippy::cast_precision_loss)] // a level, not an account
+        let alarm = waiting_bytes as f64 >= settings.alarm_at * bytes_max as f64;
+        self.health.set(if alarm {
+            StoreHealth::Alarm {
+                waiting_bytes,
+                bytes_max,
+            }
+        } else {
+            StoreHealth::Ready
+        });
+    }
+
+    /// Asks the keeper to look.
+    pub(super) fn wake_keeper(&self) {
+        let mut keeper = self.keeper.lock();
+        if !keeper.asked {
+            keeper.asked = true;
+            self.keeper_wake.notify_one();
+        }
+    }
+
+    /// Writes the marks where they have changed, and syncs them if asked.
+    pub(super) fn write_marks(&self, sync: bool) {
+        self.save_marks(sync, false);
+    }
+
+    /// As [`Shared::write_marks`]; `clean` says that the store is closing in order.
+    pub(super) fn save_marks(&self, sync: bool, clean: bool) -> bool {
+        let mut marks = self.marks.lock();
+        let content = {
+            let mut index = self.index.lock();
+            let content = (index.dirty || clean).then(|| index.to_marks());
+            index.dirty = false;
+            content
+        };
+        let result = (|| {
+            if let Some(mut content) = content {
+                content.clean = clean;
+                marks.file.write(content)?;
+                marks.written = Some(Instant::now());
+                marks.unsynced = true;
+            }
+            if sync && marks.unsynced {
+                marks.file.sync()?;
+                marks.unsynced = false;
+            }
+            io::Result::Ok(())
+        })();
+        if let Err(error) = result {
+            tracing::warn!(%error, "the marks were not written; readings may be sent again");
+            self.index.lock().dirty = true;
+            return false;
+        }
+        true
+    }
+
+    /// After a change of marks: writes them now, or leaves it to the keeper if they were just written.
+    pub(super) fn marks_changed(&self) {
+        let recent = |m: &Marks| m.written.is_some_and(|w| w.elapsed() < MARKS_WRITE_EVERY);
+        let just_written = self.marks.try_lock().is_none_or(|m| recent(&m));
+        if !just_written {
+            self.write_marks(false);
+        }
+        self.wake_keeper();
+    }
+
+    /// The frame that holds `sequence`, or the next sequence that exists; what turns out to be lost is
+    /// written down as lost.
+    pub(super) fn page(&self, epoch: Epoch, sequence: u64) -> Result<Found, BacklogError> {
+        let mut reader = self.reader.lock();
+        if let Some(page) = reader.cached(epoch, sequence) {
+            return Ok(Found::Page(page));
+        }
+        let (source, salt) = {
+            let index = self.index.lock();
+            (index.source(epoch, sequence)?, index.epoch(epoch)?.salt)
+        };
+        match source {
+            Source::Values(values) => reader.decode(epoch, &values, salt).map(Found::Page),
+            Source::Live(live) => {
+                let values = live.segment.values(sequence).map_err(storage)?;
+                let page = reader.decode(epoch, &values, salt)?;
+                if !holds(&page, sequence) {
+                    return Err(storage("a committed reading is not in its segment"));
+                }
+                Ok(Found::Page(page))
+            }
+            Source::Segment(name, end) => {
+                let dir = self.segment_dir(name);
+                reader.from_segment(&dir, name, end, salt, sequence)
+            }
+            Source::Refused => self.refused_page(&mut reader, epoch, sequence),
+            Source::Nowhere(next) => Ok(Found::Missing(next.max(sequence + 1))),
+        }
+    }
+
+    fn refused_page(
+        &self,
+        reader: &mut Reader,
+        epoch: Epoch,
+        sequence: u64,
+    ) -> Result<Found, BacklogError> {
+        let refused = self.refused_dir.get(epoch, sequence).map_err(storage)?;
+        let page = reader.decode(epoch, &[refused.record], refused.salt)?;
+        Ok(Found::Page(page))
+    }
+
+    /// Names `first..end` as lost, durably: both marks pass it.
+    pub(super) fn lose(&self, epoch: Epoch, first: u64, end: u64) -> Result<(), BacklogError> {
+        let Some(range) = SequenceRange::new(Sequence(first), Sequence(end.saturating_sub(1)))
+        else {
+            return Ok(());
+        };
+        let confirming = self.settings.read().confirm;
+        {
+            let mut index = self.index.lock();
+            let found = index.epoch_mut(epoch)?;
+            // What was confirmed before is not lost.
+            let mut missing = super::sequences::SequenceSet::from_pairs(&[(first, end - 1)]);
+            for passed in found.passed(confirming).ranges() {
+                missing.remove(passed);
+            }
+            if missing.count() == 0 {
+                return Ok(());
+            }
+            tracing::error!(%epoch, %range, readings = missing.count(), "lost to damage");
+            for range in missing.ranges() {
+                found.lost.insert(range);
+            }
+            if let Some((first, _)) = found.segment_of(first)
+                && let Some(segment) = found.segments.get_mut(&first)
+            {
+                segment.damaged = true;
+            }
+            found.pass(range);
+            found.recount(range, confirming);
+            index.dirty = true;
+        }
+        self.write_marks(true);
+        Ok(())
+    }
+
+    /// Makes the sidecar of a segment that takes no more.
+    pub(super) fn seal(&self, name: SegmentName) -> Result<(), String> {
+        let (salt, end) = {
+            let index = self.index.lock();
+            let Ok(epoch) = index.epoch(name.epoch) else {
+                return Ok(());
+            };
+            let Some(segment) = epoch.segments.get(&name.first) else {
+                return Ok(());
+            };
+            (epoch.salt, segment.end)
+        };
+        let dir = self.segment_dir(name);
+        let carved = super::carve::carve(&dir.join("db"), name.epoch.0, salt)
+            .map_err(|e| format!("{}: {e}", dir.display()))?;
+        let sidecar = Sidecar::new(name, end, &carved);
+        sidecar.write(&dir, salt).map_err(|e| e.to_string())?;
+        let mut index = self.index.lock();
+        if let Ok(epoch) = index.epoch_mut(name.epoch)
+            && let Some(segment) = epoch.segments.get_mut(&name.first)
+        {
+            segment.phase = Phase::Closed;
+            segment.damaged |= sidecar.damaged;
+            segment.bytes = sidecar.bytes;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest segment that is done; whether there was one.
+    pub(super) fn remove_oldest_done(&self) -> bool {
+        let oldest = {
+            let index = self.index.lock();
+            let mut done = index.epochs.iter().flat_map(|e| {
+                let done = e
+                    .segments
+                    .iter()
+                    .filter(|(_, s)| s.phase != Phase::Live && matches!(s.need, Need::Done(_)));
+                done.map(|(first, _)| SegmentName {
+                    epoch: e.epoch,
+                    first: *first,
+                })
+            });
+            done.next()
+        };
+        oldest.is_some_and(|name| self.remove_segment(name))
+    }
+
+    /// Removes a segment that is done, durably; a damaged one is kept aside.
+    pub(super) fn remove_segment(&self, name: SegmentName) -> bool {
+        // A power cut must not bring back marks from before this segment was done.
+        if !self.save_marks(true, false) {
+            return false;
+        }
+        let mut reader = self.reader.lock();
+        let damaged = {
+            let mut index = self.index.lock();
+            let Ok(epoch) = index.epoch_mut(name.epoch) else {
+                return false;
+            };
+            let removable = |s: &&super::index::Segment| {
+                s.phase != Phase::Live && matches!(s.need, Need::Done(_))
+            };
+            let Some(damaged) = epoch
+                .segments
+                .get(&name.first)
+                .filter(removable)
+                .map(|s| s.damaged)
+            else {
+                return false;
+            };
+            epoch.remove_segment(name.first);
+            index.dirty = true;
+            damaged
+        };
+        reader.close(name);
+        drop(reader);
+        let dir = self.segment_dir(name);
+        let result = if damaged {
+            put_aside(&self.data_dir, &dir)
+        } else {
+            fs::remove_dir_all(&dir)
+        };
+        if let Err(error) =
+            result.and_then(|()| durable::sync_dir(&self.backlog_dir).map_err(io::Error::other))
+        {
+            tracing::warn!(%error, segment = %dir.display(), "not removed; tried again at the next start");
+        }
+        self.forget_empty_epochs();
+        true
+    }
+
+    /// Epochs of the past with nothing left in them are forgotten.
+    fn forget_empty_epochs(&self) {
+        let kept: Vec<Epoch> = {
+            let mut index = self.index.lock();
+            let current = index.epochs.last().map(|e| e.epoch);
+            let refused: Vec<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
+            let before = index.epochs.len();
+            index.epochs.retain(|e| {
+                Some(e.epoch) == current || !e.segments.is_empty() || refused.contains(&e.epoch)
+            });
+            if index.epochs.len() == before {
+                return;
+            }
+            index.epochs.iter().map(|e| e.epoch).collect()
+        };
+        let mut identity = self.identity.lock();
+        let still = |r: &EpochRecord| kept.contains(&r.epoch);
+        identity.epochs.retain(still);
+        if let Err(error) = identity.write(&self.data_dir) {
+            tracing::warn!(%error, "the identity was not written");
+        }
+    }
+
+    /// Whether all in the segment that is being written is confirmed.
+    pub(super) fn live_is_done(&self) -> bool {
+        let index = self.index.lock();
+        let Some(name) = index.live.as_ref().map(|l| l.name) else {
+            return false;
+        };
+        let epoch = index.epoch(name.epoch).ok();
+        epoch
+            .and_then(|e| e.segments.get(&name.first))
+            .is_some_and(|s| s.waiting == 0 && s.end > name.first)
+    }
+
+    /// The wall clock, if it is to be trusted, in ms since 1970.
+    pub(super) fn trusted_now_ms(&self) -> Option<i64> {
+        let trusted = self.clock.quality() == ClockQuality::Synchronised;
+        trusted.then(|| self.clock.wall().0)
+    }
+}
+
+fn holds(page: &Page, sequence: u64) -> bool {
+    page.first().is_some_and(|r| r.sequence.0 <= sequence)
+        && page.last().is_some_and(|r| sequence <= r.sequence.0)
+}
+
+/// Moves a damaged file or directory to `quarantine/`; the oldest there go when it grows too large.
+pub(super) fn put_aside(data_dir: &Path, path: &Path) -> io::Result<()> {
+    let quarantine = data_dir.join("quarantine");
+    fs::create_dir_all(&quarantine)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let target = (0..1000_u32)
+        .map(|n| quarantine.join(format!("{name}.{n}")))
+        .find(|t| !t.exists())
+        .ok_or_else(|| io::Error::other("quarantine is full of this name"))?;
+    fs::rename(path, &target)?;
+    durable::sync_dir(&quarantine).map_err(io::Error::other)?;
+    let mut kept: Vec<_> = fs::read_dir(&quarantine)?
+        .flatten()
+        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
+        .collect();
+    kept.sort();
+    let mut total: u64 = kept.iter().map(|(_, p)| size_of_tree(p)).sum();
+    for (_, oldest) in kept {
+        if total <= QUARANTINE_BYTES_MAX || oldest == target {
+            break;
+        }
+        total = total.saturating_sub(size_of_tree(&oldest));
+        let _ = fs::remove_dir_all(&oldest).or_else(|_| fs::remove_file(&oldest));
+    }
+    Ok(())
+}
+
+fn size_of_tree(path: &Path) -> u64 {
+    let Ok(metadata) = fs::metadata(path) else {
+        return 0;
+    };
+    if !metadata.is_dir() {
+        return metadata.len();
+    }
+    let entries = fs::read_dir(path).into_iter().flatten().flatten();
+    entries.map(|e| size_of_tree(&e.path())).sum()
+}
