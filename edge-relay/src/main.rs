@@ -1,3 +1,7 @@
 //! The `edge-relay` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge_relay::cli::main()
+}

@@ -67,7 +67,11 @@ type Hashes = BTreeMap<String, String>;
 
 /// Adds a user, or gives it another password. Makes the file where it is missing, with mode 0600.
 pub fn add(path: &Path, name: &str, password: &str) -> Result<(), UsersError> {
-    if name.is_empty() || name.len() > 256 || name.contains([':']) || name.contains(char::is_control) {
+    if name.is_empty()
+        || name.len() > 256
+        || name.contains([':'])
+        || name.contains(char::is_control)
+    {
         return Err(UsersError::Name);
     }
     let mut hashes = read_or_empty(path)?;
@@ -113,12 +117,18 @@ fn read(path: &Path) -> Result<Hashes, UsersError> {
             line,
             reason,
         };
-        let (name, hash) = content.split_once(':').ok_or_else(|| wrong("it is not NAME:HASH"))?;
-        let parsed = PasswordHash::new(hash.trim()).map_err(|_| wrong("the hash is no PHC string"))?;
+        let (name, hash) = content
+            .split_once(':')
+            .ok_or_else(|| wrong("it is not NAME:HASH"))?;
+        let parsed =
+            PasswordHash::new(hash.trim()).map_err(|_| wrong("the hash is no PHC string"))?;
         if parsed.algorithm.as_str() != "argon2id" {
             return Err(wrong("the hash is not of argon2id"));
         }
-        if hashes.insert(name.to_owned(), hash.trim().to_owned()).is_some() {
+        if hashes
+            .insert(name.to_owned(), hash.trim().to_owned())
+            .is_some()
+        {
             return Err(wrong("the name stands twice"));
         }
     }
@@ -209,9 +219,16 @@ impl Users {
     pub async fn verify(&self, name: &str, password: &[u8]) -> bool {
         let hashes = self.hashes.read().clone();
         let stored = hashes.get(name).cloned();
-        let digest = self.keys.each_ref().map(|key| key.hash_one((name, password)));
+        let digest = self
+            .keys
+            .each_ref()
+            .map(|key| key.hash_one((name, password)));
         if let Some(stored) = &stored
-            && self.remembered.lock().get(&digest).is_some_and(|hash| **hash == **stored)
+            && self
+                .remembered
+                .lock()
+                .get(&digest)
+                .is_some_and(|hash| **hash == **stored)
         {
             return true;
         }
@@ -268,10 +285,16 @@ mod tests {
         add(&path, "meter", "new").unwrap();
         remove(&path, "other").unwrap();
         users.reload(Some(&path)).unwrap();
-        assert!(!users.verify("meter", b"s3cret").await, "the old one is forgotten");
+        assert!(
+            !users.verify("meter", b"s3cret").await,
+            "the old one is forgotten"
+        );
         assert!(users.verify("meter", b"new").await);
         assert_eq!(list(&path).unwrap(), ["meter"]);
-        assert!(matches!(remove(&path, "other"), Err(UsersError::Unknown(_))));
+        assert!(matches!(
+            remove(&path, "other"),
+            Err(UsersError::Unknown(_))
+        ));
     }
 
     #[test]

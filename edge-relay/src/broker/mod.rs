@@ -100,7 +100,11 @@ impl Broker {
             stats.clone(),
         )?;
         let mut core = Core::default();
-        core.restore(found, clock.monotonic(), usize::from(settings.in_flight_max));
+        core.restore(
+            found,
+            clock.monotonic(),
+            usize::from(settings.in_flight_max),
+        );
         let broker = Self {
             core: Mutex::new(core),
             limits: RwLock::new(settings.into()),
@@ -124,7 +128,9 @@ impl Broker {
 
     fn measure(&self, core: &Core) {
         self.stats.sessions.set(core.sessions.len() as u64);
-        self.stats.subscriptions.set(core.subscriptions.len() as u64);
+        self.stats
+            .subscriptions
+            .set(core.subscriptions.len() as u64);
         self.stats.retained.set(core.retained.len() as u64);
         self.stats.queued_bytes.set(core.queued_bytes as u64);
     }
@@ -143,7 +149,12 @@ impl Broker {
             while let Some(next) = session.next() {
                 let more = match (take(&next, now), &next) {
                     (Sending::Sent { more }, _) => more,
-                    (Sending::Skipped, Next::Publish { number: Some(n), .. }) => {
+                    (
+                        Sending::Skipped,
+                        Next::Publish {
+                            number: Some(n), ..
+                        },
+                    ) => {
                         session.drop_sent(*n);
                         changes.extend(forget(session, *n));
                         true
@@ -171,7 +182,8 @@ impl Broker {
 
     /// A subscriber's PUBREC. The PUBREL may be sent when what it returns is durable.
     pub fn pubrec(&self, key: SessionKey, connection: u64, id: u16, failed: bool) -> Received {
-        let (acked, durable) = self.acknowledged(key, connection, |session| session.pubrec(id, failed));
+        let (acked, durable) =
+            self.acknowledged(key, connection, |session| session.pubrec(id, failed));
         match acked {
             Some(Acked::Released(_) | Acked::ReleasedBefore) => Received::Release(durable),
             Some(Acked::Done(_)) => Received::Nothing,
@@ -286,7 +298,11 @@ impl Core {
         act: impl FnOnce(&mut Session) -> T,
     ) -> Option<T> {
         let session = self.sessions.get_mut(&key)?;
-        if session.link.as_ref().is_none_or(|l| l.connection != connection) {
+        if session
+            .link
+            .as_ref()
+            .is_none_or(|l| l.connection != connection)
+        {
             return None;
         }
         let before = session.bytes();
@@ -302,12 +318,10 @@ impl Core {
         let mut damaged = 0u64;
         for (key, value) in found {
             let done = match Key::decode(&key) {
-                Some(Key::Session(client)) => {
-                    record::decode_session(&value).map(|stored| self.restore_session(&client, stored, now))
-                }
-                Some(Key::Retained(topic)) => {
-                    record::decode_message(&value, now).map(|message| self.retained.restore(&topic, message))
-                }
+                Some(Key::Session(client)) => record::decode_session(&value)
+                    .map(|stored| self.restore_session(&client, stored, now)),
+                Some(Key::Retained(topic)) => record::decode_message(&value, now)
+                    .map(|message| self.retained.restore(&topic, message)),
                 Some(Key::Released(client, number)) => {
                     released.insert((client, number));
                     Some(())
@@ -329,7 +343,10 @@ impl Core {
             damaged += u64::from(done.is_none());
         }
         if damaged > 0 {
-            tracing::error!(damaged, "records of the broker's state were damaged and are lost");
+            tracing::error!(
+                damaged,
+                "records of the broker's state were damaged and are lost"
+            );
         }
     }
 

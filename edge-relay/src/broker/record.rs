@@ -57,7 +57,10 @@ impl Key {
             b's' => Some(Self::Session(name)),
             b'q' => Some(Self::Queued(name, number()?)),
             b'o' => Some(Self::Released(name, number()?)),
-            b'i' => Some(Self::Received(name, u16::from_be_bytes(rest.try_into().ok()?))),
+            b'i' => Some(Self::Received(
+                name,
+                u16::from_be_bytes(rest.try_into().ok()?),
+            )),
             b'r' => Some(Self::Retained(name)),
             _ => None,
         }
@@ -198,9 +201,9 @@ fn message_v1(message: &Message, now: Duration) -> MessageV1 {
         retain: message.retain,
         publisher: message.publisher.to_string(),
         properties: message.properties.as_deref().cloned(),
-        expires_in_ms: message.expires_at.map(|at| {
-            u64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u64::MAX)
-        }),
+        expires_in_ms: message
+            .expires_at
+            .map(|at| u64::try_from(at.saturating_sub(now).as_millis()).unwrap_or(u64::MAX)),
     }
 }
 

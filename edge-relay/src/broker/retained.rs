@@ -31,7 +31,12 @@ impl Retained {
     }
 
     /// Stores a message with the retain flag; an empty payload removes [MQTT-3.3.1-6].
-    pub(super) fn store(&mut self, message: &Arc<Message>, count_max: usize, bytes_max: usize) -> Stored {
+    pub(super) fn store(
+        &mut self,
+        message: &Arc<Message>,
+        count_max: usize,
+        bytes_max: usize,
+    ) -> Stored {
         if message.payload.is_empty() {
             return Stored::Removed(self.remove(&message.topic.clone()));
         }

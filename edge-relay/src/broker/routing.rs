@@ -27,7 +27,11 @@ impl Broker {
     /// Gives publishes to all who subscribed, and keeps the retained ones. `origin`: the publisher's session.
     ///
     /// Returns what must be durable before the publishes are acknowledged; `None` where nothing must.
-    pub fn route(&self, origin: Option<SessionKey>, publications: &[Publication]) -> Option<Durable> {
+    pub fn route(
+        &self,
+        origin: Option<SessionKey>,
+        publications: &[Publication],
+    ) -> Option<Durable> {
         let now = self.clock.monotonic();
         let limits = self.limits.read().clone();
         let mut routed = Routed::default();
@@ -36,7 +40,9 @@ impl Broker {
             core.route_one(origin, publication, &limits, now, &mut routed);
         }
         self.stats.queue_overflows_total.add(routed.overflows);
-        self.stats.retained_refused_total.add(routed.retained_refused);
+        self.stats
+            .retained_refused_total
+            .add(routed.retained_refused);
         if routed.overflows > 0 {
             core.say_overflow(now, &routed);
         }
@@ -147,7 +153,9 @@ impl Core {
         }
         let bytes = delivery.message.size_bytes();
         let fits = session.len() < limits.queue_messages_max.saturating_add(extra)
-            && (session.bytes() + bytes <= limits.queue_bytes_max || session.is_empty() || extra > 0)
+            && (session.bytes() + bytes <= limits.queue_bytes_max
+                || session.is_empty()
+                || extra > 0)
             && self.queued_bytes + bytes <= limits.queues_bytes_max;
         if !fits {
             routed.overflows += 1;
@@ -156,7 +164,8 @@ impl Core {
         }
         self.queued_bytes += bytes;
         let persistent = session.persistent();
-        let value = (persistent && delivery.qos > 0).then(|| record::encode_delivery(&delivery, now));
+        let value =
+            (persistent && delivery.qos > 0).then(|| record::encode_delivery(&delivery, now));
         let number = session.push(delivery);
         if let (Some(number), Some(value)) = (number, value) {
             let key = Key::Queued(session.client_id.to_string(), number);
@@ -180,7 +189,13 @@ impl Core {
         }
     }
 
-    fn retain(&mut self, message: &Arc<Message>, limits: &Limits, now: Duration, routed: &mut Routed) {
+    fn retain(
+        &mut self,
+        message: &Arc<Message>,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) {
         let key = || Key::Retained(message.topic.to_string()).encode();
         let stored = self
             .retained

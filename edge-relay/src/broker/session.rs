@@ -336,7 +336,9 @@ impl Session {
     /// Forgets a delivery that was given out by [`Self::next`] and cannot be sent (too large, expired).
     pub fn drop_sent(&mut self, number: u64) {
         if let Some(sent) = self.sent.remove(&number) {
-            self.bytes = self.bytes.saturating_sub(sent.delivery.message.size_bytes());
+            self.bytes = self
+                .bytes
+                .saturating_sub(sent.delivery.message.size_bytes());
         }
     }
 

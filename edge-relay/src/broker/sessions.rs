@@ -75,7 +75,10 @@ impl Broker {
         let now = self.clock.monotonic();
         let mut core = self.core.lock();
         let mut changes = Vec::new();
-        let will = core.wills.take(&attach.client_id).filter(|_| attach.clean_start);
+        let will = core
+            .wills
+            .take(&attach.client_id)
+            .filter(|_| attach.clean_start);
         let mut found = core.by_client.get(&attach.client_id).copied();
         if let Some(key) = found {
             if let Some(link) = core.sessions.get_mut(&key).and_then(|s| s.link.take()) {
@@ -397,7 +400,10 @@ fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
     let client = session.client_id.to_string();
     changes.push(session_change(session));
     for id in &session.received {
-        changes.push((Key::Received(client.clone(), *id).encode(), Some(Vec::new())));
+        changes.push((
+            Key::Received(client.clone(), *id).encode(),
+            Some(Vec::new()),
+        ));
     }
     for (number, delivery, released) in session.numbered() {
         let key = Key::Queued(client.clone(), number);
@@ -410,7 +416,12 @@ fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
 }
 
 /// A session that becomes persistent goes to disk whole, one that stops being so leaves it.
-fn change_expiry(session: &mut Session, expiry: Duration, now: Duration, changes: &mut Vec<Change>) {
+fn change_expiry(
+    session: &mut Session,
+    expiry: Duration,
+    now: Duration,
+    changes: &mut Vec<Change>,
+) {
     if session.expiry == expiry {
         return;
     }

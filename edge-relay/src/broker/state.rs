@@ -293,7 +293,9 @@ fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
 fn no_blobs(dir: &Path) -> Result<(), StateError> {
     let has_some = std::fs::read_dir(dir.join("blobs")).is_ok_and(|mut d| d.next().is_some());
     if has_some {
-        return Err(StateError("a value went to a file that is not synced".to_owned()));
+        return Err(StateError(
+            "a value went to a file that is not synced".to_owned(),
+        ));
     }
     Ok(())
 }

@@ -186,7 +186,8 @@ impl Group {
         let count = self.members.len();
         let start = self.turn.get();
         self.turn.set(start.wrapping_add(1));
-        let in_turn = || (0..count).filter_map(|i| self.members.get((start.wrapping_add(i)) % count));
+        let in_turn =
+            || (0..count).filter_map(|i| self.members.get((start.wrapping_add(i)) % count));
         in_turn()
             .find(|(key, _)| ready(*key))
             .or_else(|| in_turn().next())
@@ -214,7 +215,10 @@ mod tests {
             all.insert(parse_filter("$share/g/a/#").unwrap(), session, QOS_1);
         }
         let turn = |ready: &dyn Fn(u64) -> bool| all.matches("a/b", ready).shared[0].0;
-        assert_eq!([turn(&|_| true), turn(&|_| true), turn(&|_| true)], [1, 2, 3]);
+        assert_eq!(
+            [turn(&|_| true), turn(&|_| true), turn(&|_| true)],
+            [1, 2, 3]
+        );
         for _ in 0..4 {
             assert_eq!(turn(&|key| key == 2), 2);
         }

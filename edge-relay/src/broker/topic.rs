@@ -126,12 +126,33 @@ mod tests {
 
     #[test]
     fn filters_are_checked_level_by_level() {
-        for good in ["#", "+", "a/#", "+/+/#", "/", "a/+/b", "$SYS/#", "电/+", "$share/g/#"] {
+        for good in [
+            "#",
+            "+",
+            "a/#",
+            "+/+/#",
+            "/",
+            "a/+/b",
+            "$SYS/#",
+            "电/+",
+            "$share/g/#",
+        ] {
             assert!(parse_filter(good).is_ok(), "{good}");
         }
         for bad in [
-            "", "a#", "#/a", "a/#/b", "+a", "a+/b", "a/b\0", "$share/", "$share/g", "$share//a",
-            "$share/g/", "$share/g+/a", "$share/g/a#",
+            "",
+            "a#",
+            "#/a",
+            "a/#/b",
+            "+a",
+            "a+/b",
+            "a/b\0",
+            "$share/",
+            "$share/g",
+            "$share//a",
+            "$share/g/",
+            "$share/g+/a",
+            "$share/g/a#",
         ] {
             assert!(parse_filter(bad).is_err(), "{bad}");
         }

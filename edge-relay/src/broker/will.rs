@@ -52,7 +52,10 @@ impl Wills {
             .filter(|(_, (due, _))| *due <= now)
             .map(|(client, _)| client.clone())
             .collect();
-        clients.iter().filter_map(|client| self.take(client)).collect()
+        clients
+            .iter()
+            .filter_map(|client| self.take(client))
+            .collect()
     }
 
     /// All of them, for a relay that stops.

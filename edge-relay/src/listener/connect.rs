@@ -106,7 +106,11 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     }
     if let Err(code) = authenticate(shared, &settings, &connect, certified).await {
         shared.stats.auth_failures_total.one();
-        tracing::info!(client_id = connect.client_id, user = connect.user_name, "not authorised");
+        tracing::info!(
+            client_id = connect.client_id,
+            user = connect.user_name,
+            "not authorised"
+        );
         return refuse(stream, refusal(code, "not authorised")).await;
     }
     let Some((client_id, assigned)) = client_id(&connect) else {
@@ -131,7 +135,9 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         return refuse(stream, refusal(code, "sessions_max is reached")).await;
     };
     shared.stats.connects_total.one();
-    Ok(let_in(shared, &settings, connect, attached, client_id, assigned, connection, expiry, input))
+    Ok(let_in(
+        shared, &settings, connect, attached, client_id, assigned, connection, expiry, input,
+    ))
 }
 
 #[allow(clippy::too_many_arguments)] // the pieces of one CONNACK, each made above
@@ -227,10 +233,18 @@ async fn refuse_bytes<S: AsyncWrite + Unpin, T>(
         ConnectError::Level(level) => {
             let version = if level > 5 { Version::V5 } else { Version::V4 };
             let code = ConnectReturnCode::UnsupportedProtocolVersion;
-            refuse(stream, (version, code, "another protocol level than 4 and 5")).await
+            refuse(
+                stream,
+                (version, code, "another protocol level than 4 and 5"),
+            )
+            .await
         }
         ConnectError::Violation(Version::V5, violation) => {
-            refuse(stream, (Version::V5, violation.connack_code(), violation.what)).await
+            refuse(
+                stream,
+                (Version::V5, violation.connack_code(), violation.what),
+            )
+            .await
         }
         ConnectError::Violation(Version::V4, violation) => Err(Refused(violation.what)),
     }
@@ -241,7 +255,13 @@ async fn refuse<S: AsyncWrite + Unpin, T>(
     (version, code, reason): (Version, ConnectReturnCode, &'static str),
 ) -> Result<T, Refused> {
     let mut output = BytesMut::new();
-    write::connack(&mut output, version, false, code, ConnAckProperties::default());
+    write::connack(
+        &mut output,
+        version,
+        false,
+        code,
+        ConnAckProperties::default(),
+    );
     let written = async {
         let _ = stream.write_all(&output).await;
         let _ = stream.shutdown().await;
@@ -259,7 +279,11 @@ async fn authenticate(
 ) -> Result<(), ConnectReturnCode> {
     let Some(name) = &connect.user_name else {
         let allowed = certified || settings.allow_anonymous;
-        return if allowed { Ok(()) } else { Err(ConnectReturnCode::NotAuthorized) };
+        return if allowed {
+            Ok(())
+        } else {
+            Err(ConnectReturnCode::NotAuthorized)
+        };
     };
     let password = connect.password.as_deref().unwrap_or_default();
     if shared.users.verify(name, password).await {
@@ -313,7 +337,10 @@ fn keep_alive(connect: &Connect, settings: &Settings) -> (Option<Duration>, Opti
         return (None, None);
     };
     let told = u16::try_from(idle.as_secs()).unwrap_or(u16::MAX).max(1);
-    (Some(idle * 3 / 2), (connect.version == Version::V5).then_some(told))
+    (
+        Some(idle * 3 / 2),
+        (connect.version == Version::V5).then_some(told),
+    )
 }
 
 fn make_will(will: ConnectWill, client_id: &Arc<str>) -> Will {

@@ -70,7 +70,10 @@ pub(super) struct Client {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     /// DISCONNECT, perhaps with its will wanted and another session expiry.
-    Disconnect { with_will: bool, expiry: Option<Duration> },
+    Disconnect {
+        with_will: bool,
+        expiry: Option<Duration>,
+    },
     /// It closed its side, or the socket is broken.
     Gone,
     /// It broke the rules.
@@ -277,7 +280,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     fn wants_input(&self) -> bool {
-        self.end.is_none() && self.takes_packets() && self.input.len() < self.packet_bytes_max + READ_BYTES
+        self.end.is_none()
+            && self.takes_packets()
+            && self.input.len() < self.packet_bytes_max + READ_BYTES
     }
 
     /// Whether there is room for what packets may bring.
@@ -303,7 +308,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let bytes_max = self.packet_bytes_max;
         let mut batch = Batch::default();
         let mut input = std::mem::take(&mut self.input);
-        while self.takes_packets() && batch.publications.len() < BATCH_MAX && batch.bytes < BATCH_BYTES_MAX {
+        while self.takes_packets()
+            && batch.publications.len() < BATCH_MAX
+            && batch.bytes < BATCH_BYTES_MAX
+        {
             let act = match wire::frame(&input, bytes_max) {
                 Ok(None) => break,
                 Ok(Some(frame)) => packet::read(self.client.version, frame, &input)
@@ -350,9 +358,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             Packet::PingReq if self.broken => {}
             Packet::PingReq => write::ping_response(&mut self.output),
-            Packet::Disconnect { with_will, session_expiry_s } => {
+            Packet::Disconnect {
+                with_will,
+                session_expiry_s,
+            } => {
                 if session_expiry_s.is_some_and(|s| s > 0) && !self.client.persistent {
-                    return Err(Violation::protocol("a session expiry in DISCONNECT after none in CONNECT"));
+                    return Err(Violation::protocol(
+                        "a session expiry in DISCONNECT after none in CONNECT",
+                    ));
                 }
                 let settings = self.shared.settings();
                 let expiry = session_expiry_s.map(|s| limit_expiry(s, &settings));
@@ -367,7 +380,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if qos == 2 && self.is_duplicate(id) {
             return Ok(());
         }
-        if qos > 0 && self.unacknowledged >= self.in_flight_max && self.client.version == Version::V5 {
+        if qos > 0
+            && self.unacknowledged >= self.in_flight_max
+            && self.client.version == Version::V5
+        {
             return Err(Violation::new(
                 DisconnectReasonCode::ReceiveMaximumExceeded,
                 "more publishes in flight than the receive maximum",
@@ -489,14 +505,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// To the local subscribers; then the acknowledgements are owed.
     fn route(&mut self, batch: Batch) {
-        let durable = self.shared.broker.route(Some(self.client.key), &batch.publications);
+        let durable = self
+            .shared
+            .broker
+            .route(Some(self.client.key), &batch.publications);
         self.owe(durable, Reply::Acks(batch.acks));
     }
 
     fn withhold(&mut self, batch: &Batch, error: &AppendError) {
         let promised = batch.acks.len() as u64;
         self.shared.stats.publishes_withheld_total.add(promised);
-        self.shared.stats.publishes_dropped_total.add(batch.unpromised);
+        self.shared
+            .stats
+            .publishes_dropped_total
+            .add(batch.unpromised);
         if promised == 0 {
             tracing::debug!(%error, "publishes of QoS 0 could not be kept");
             return;
@@ -521,7 +543,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.pay(owed.reply);
         } else {
             if let Reply::Acks(acks) = &owed.reply {
-                self.shared.stats.publishes_withheld_total.add(acks.len() as u64);
+                self.shared
+                    .stats
+                    .publishes_withheld_total
+                    .add(acks.len() as u64);
             }
             tracing::warn!("not acknowledged: the broker's state could not be kept");
             self.ends(End::Withheld);
@@ -545,7 +570,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         let version = self.client.version;
                         let accepted = u64::from(ack.reason < 0x80);
                         self.shared.stats.publishes_acknowledged_total.add(accepted);
-                        write::acknowledgement(&mut self.output, version, ack.first_byte, ack.id, ack.reason);
+                        write::acknowledgement(
+                            &mut self.output,
+                            version,
+                            ack.first_byte,
+                            ack.id,
+                            ack.reason,
+                        );
                     }
                 }
             }
@@ -567,7 +598,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     write::acknowledgement(output, version, PUBREL, *id, 0);
                     true
                 }
-                Next::Publish { delivery, packet_id, dup, .. } => {
+                Next::Publish {
+                    delivery,
+                    packet_id,
+                    dup,
+                    ..
+                } => {
                     let life = delivery.message.expires_at.map(|at| at.saturating_sub(now));
                     if !dup && life.is_some_and(|left| left.is_zero()) {
                         stats.messages_expired_total.one();
@@ -585,11 +621,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if !sent {
                 return Sending::Skipped;
             }
-            stats.publishes_sent_total.add(u64::from(matches!(next, Next::Publish { .. })));
+            stats
+                .publishes_sent_total
+                .add(u64::from(matches!(next, Next::Publish { .. })));
             all = output.len() < OUTPUT_BYTES_ENOUGH;
             Sending::Sent { more: all }
         };
-        self.shared.broker.send(self.client.key, self.client.connection, take);
+        self.shared
+            .broker
+            .send(self.client.key, self.client.connection, take);
         self.has_more = !all;
     }
 
@@ -597,7 +637,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
         let write_timeout = self.shared.settings().write_timeout;
-        if self.stuck_since.is_some_and(|since| now - since >= write_timeout) {
+        if self
+            .stuck_since
+            .is_some_and(|since| now - since >= write_timeout)
+        {
             self.shared.stats.write_timeouts_total.one();
             tracing::info!("closed: it takes nothing of what is written to it");
             self.breaks(End::Stuck);
@@ -657,9 +700,7 @@ async fn reserved(reserving: &mut Option<(Reserving, Batch)>) -> Result<AppendPe
     }
 }
 
-async fn appended(
-    appending: &mut VecDeque<(Option<Appended>, Batch)>,
-) -> Result<(), AppendError> {
+async fn appended(appending: &mut VecDeque<(Option<Appended>, Batch)>) -> Result<(), AppendError> {
     match appending.front_mut() {
         Some((Some(appended), _)) => match appended.await {
             Ok(result) => result.map(|_| ()),
@@ -672,7 +713,10 @@ async fn appended(
 
 async fn settled(settling: &mut VecDeque<Owed>) -> bool {
     match settling.front_mut() {
-        Some(Owed { durable: Some(durable), .. }) => matches!(durable.await, Ok(Ok(()))),
+        Some(Owed {
+            durable: Some(durable),
+            ..
+        }) => matches!(durable.await, Ok(Ok(()))),
         Some(Owed { durable: None, .. }) => true,
         None => std::future::pending().await,
     }
@@ -686,7 +730,9 @@ async fn leave(shared: &Shared, client: Client, end: End) {
     };
     let mut will = client.will;
     match end {
-        End::Disconnect { with_will: false, .. } => will = None,
+        End::Disconnect {
+            with_will: false, ..
+        } => will = None,
         End::Shutdown => {
             if let Some(will) = &mut will {
                 will.delay = Duration::ZERO;

@@ -68,7 +68,12 @@ pub(super) struct Inbound {
 }
 
 impl Inbound {
-    pub(super) fn new(version: Version, client_id: Arc<str>, alias_max: u16, forward: Vec<String>) -> Self {
+    pub(super) fn new(
+        version: Version,
+        client_id: Arc<str>,
+        alias_max: u16,
+        forward: Vec<String>,
+    ) -> Self {
         Self {
             version,
             client_id,

@@ -226,7 +226,11 @@ impl Listener {
             return;
         };
         let _ = stream.set_nodelay(true);
-        let acceptor = if secure { shared.tls.read().clone() } else { None };
+        let acceptor = if secure {
+            shared.tls.read().clone()
+        } else {
+            None
+        };
         let ending = ending.clone();
         connections.spawn(async move {
             let _place = place;
@@ -264,7 +268,10 @@ async fn end(shared: Arc<Shared>, mut connections: JoinSet<()>) {
         }
     };
     if tokio::time::timeout(SHUTDOWN_MAX, all).await.is_err() {
-        tracing::warn!(left = connections.len(), "connections did not end in time and are cut");
+        tracing::warn!(
+            left = connections.len(),
+            "connections did not end in time and are cut"
+        );
         connections.shutdown().await;
     }
     let wills = shared.broker.take_wills();
@@ -290,7 +297,10 @@ impl Handle {
         for (name, changed) in [
             ("listen", old.listen != settings.listen),
             ("tls.listen", tls_listen(&old) != tls_listen(&settings)),
-            ("connections_max", old.connections_max != settings.connections_max),
+            (
+                "connections_max",
+                old.connections_max != settings.connections_max,
+            ),
             ("data_dir", old.state_dir != settings.state_dir),
             ("hold_max", old.hold_max != settings.hold_max),
         ] {

@@ -112,7 +112,11 @@ fn check_flags(version: Version, flags: u8) -> Result<(), Violation> {
     wrong.map_or(Ok(()), |what| Err(Violation::malformed(what)))
 }
 
-fn read_will(version: Version, flags: u8, reader: &mut Reader<'_>) -> Result<ConnectWill, Violation> {
+fn read_will(
+    version: Version,
+    flags: u8,
+    reader: &mut Reader<'_>,
+) -> Result<ConnectWill, Violation> {
     let properties = properties(version, reader, Place::Will)?;
     let topic = reader.text()?;
     topic::check_name(topic).map_err(|_| {
@@ -132,7 +136,11 @@ fn read_will(version: Version, flags: u8, reader: &mut Reader<'_>) -> Result<Con
     })
 }
 
-fn properties(version: Version, reader: &mut Reader<'_>, place: Place) -> Result<Properties, Violation> {
+fn properties(
+    version: Version,
+    reader: &mut Reader<'_>,
+    place: Place,
+) -> Result<Properties, Violation> {
     match version {
         Version::V4 => Ok(Properties::default()),
         Version::V5 => Properties::read(reader, place),
@@ -153,17 +161,32 @@ mod tests {
     #[test]
     fn flags_and_lengths_are_checked() {
         let ok = read(0x10, &body(4, 2, b"\0\x01m")).unwrap();
-        assert_eq!((ok.client_id.as_str(), ok.keep_alive_s, ok.clean_start), ("m", 30, true));
+        assert_eq!(
+            (ok.client_id.as_str(), ok.keep_alive_s, ok.clean_start),
+            ("m", 30, true)
+        );
         let broken = |flags, rest: &[u8]| read(0x10, &body(4, flags, rest)).is_err();
         assert!(broken(0x03, b"\0\x01m"), "reserved flag");
         assert!(broken(0x0A, b"\0\x01m"), "will QoS without will");
         assert!(broken(0x1E, b"\0\x01m\0\x01t\0\0"), "will QoS 3");
-        assert!(broken(0x42, b"\0\x01m\0\x01p"), "password without user name");
+        assert!(
+            broken(0x42, b"\0\x01m\0\x01p"),
+            "password without user name"
+        );
         assert!(broken(0x02, b"\0\x01mx"), "bytes left");
         assert!(broken(0x82, b"\0\x01m"), "user name missing");
-        assert!(broken(0x06, b"\0\x01m\0\x01#\0\0"), "wildcard in the will's topic");
-        assert!(matches!(read(0x10, &body(3, 2, b"\0\x01m")), Err(ConnectError::Level(3))));
-        assert!(matches!(read(0x11, &body(4, 2, b"\0\x01m")), Err(ConnectError::NotMqtt)));
+        assert!(
+            broken(0x06, b"\0\x01m\0\x01#\0\0"),
+            "wildcard in the will's topic"
+        );
+        assert!(matches!(
+            read(0x10, &body(3, 2, b"\0\x01m")),
+            Err(ConnectError::Level(3))
+        ));
+        assert!(matches!(
+            read(0x11, &body(4, 2, b"\0\x01m")),
+            Err(ConnectError::NotMqtt)
+        ));
     }
 
     #[test]

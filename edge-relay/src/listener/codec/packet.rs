@@ -11,14 +11,29 @@ use super::wire::{Frame, Reader};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Packet<'a> {
     Publish(Publish<'a>),
-    PubAck { id: u16 },
-    PubRec { id: u16, failed: bool },
-    PubRel { id: u16 },
-    PubComp { id: u16 },
+    PubAck {
+        id: u16,
+    },
+    PubRec {
+        id: u16,
+        failed: bool,
+    },
+    PubRel {
+        id: u16,
+    },
+    PubComp {
+        id: u16,
+    },
     Subscribe(Subscribe),
-    Unsubscribe { id: u16, filters: Vec<String> },
+    Unsubscribe {
+        id: u16,
+        filters: Vec<String>,
+    },
     PingReq,
-    Disconnect { with_will: bool, session_expiry_s: Option<u32> },
+    Disconnect {
+        with_will: bool,
+        session_expiry_s: Option<u32>,
+    },
 }
 
 /// PUBLISH.
@@ -57,9 +72,15 @@ pub(crate) fn read<'a>(
     if kind == 3 {
         return publish(version, flags, body).map(Packet::Publish);
     }
-    let expected_flags = if matches!(kind, 6 | 8 | 10) { 0x02 } else { 0x00 };
+    let expected_flags = if matches!(kind, 6 | 8 | 10) {
+        0x02
+    } else {
+        0x00
+    };
     if flags != expected_flags {
-        return Err(Violation::malformed("reserved flags of the fixed header are wrong"));
+        return Err(Violation::malformed(
+            "reserved flags of the fixed header are wrong",
+        ));
     }
     let mut reader = Reader::new(body);
     match kind {
@@ -156,7 +177,9 @@ fn subscribe(version: Version, reader: &mut Reader<'_>) -> Result<Subscribe, Vio
 fn filter(version: Version, path: String, options: u8) -> Result<Filter, Violation> {
     let reserved = if version == Version::V5 { 0xC0 } else { 0xFC };
     if options & reserved != 0 {
-        return Err(Violation::malformed("reserved subscription options are set"));
+        return Err(Violation::malformed(
+            "reserved subscription options are set",
+        ));
     }
     let qos = rumqttd::protocol::qos(options & 0x03)
         .ok_or(Violation::malformed("a subscription with QoS 3"))?;
@@ -254,13 +277,29 @@ mod tests {
 
     #[test]
     fn short_and_long_forms_of_mqtt_5_are_read() {
-        for bytes in [&[0x40, 2, 0, 1][..], &[0x40, 3, 0, 1, 0x10], &[0x40, 4, 0, 1, 0, 0]] {
+        for bytes in [
+            &[0x40, 2, 0, 1][..],
+            &[0x40, 3, 0, 1, 0x10],
+            &[0x40, 4, 0, 1, 0, 0],
+        ] {
             assert_eq!(read_bytes(Version::V5, bytes), Ok(Packet::PubAck { id: 1 }));
         }
         let bye = read_bytes(Version::V5, &[0xE0, 1, 4]).unwrap();
-        assert!(matches!(bye, Packet::Disconnect { with_will: true, .. }));
+        assert!(matches!(
+            bye,
+            Packet::Disconnect {
+                with_will: true,
+                ..
+            }
+        ));
         let bye = read_bytes(Version::V5, &[0xE0, 7, 0, 5, 17, 0, 0, 0, 9]).unwrap();
-        assert!(matches!(bye, Packet::Disconnect { with_will: false, session_expiry_s: Some(9) }));
+        assert!(matches!(
+            bye,
+            Packet::Disconnect {
+                with_will: false,
+                session_expiry_s: Some(9)
+            }
+        ));
     }
 
     proptest! {

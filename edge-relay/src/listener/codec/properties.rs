@@ -72,7 +72,9 @@ impl Properties {
         while !list.is_empty() {
             let id = list.varint()?;
             if !place.allows(id) {
-                return Err(Violation::malformed("a property that this packet cannot have"));
+                return Err(Violation::malformed(
+                    "a property that this packet cannot have",
+                ));
             }
             found.read_one(id, &mut list)?;
         }
@@ -85,11 +87,17 @@ impl Properties {
             2 => once(&mut self.message_expiry_interval, list.u32()?),
             3 => once(&mut self.content_type, list.text()?.to_owned()),
             8 => once(&mut self.response_topic, response_topic(list)?),
-            9 => once(&mut self.correlation_data, Bytes::copy_from_slice(list.binary()?)),
+            9 => once(
+                &mut self.correlation_data,
+                Bytes::copy_from_slice(list.binary()?),
+            ),
             11 => once(&mut self.subscription_id, subscription_id(list)?),
             17 => once(&mut self.session_expiry_interval, list.u32()?),
             21 => once(&mut self.authentication_method, list.text()?.to_owned()),
-            22 => once(&mut self.authentication_data, Bytes::copy_from_slice(list.binary()?)),
+            22 => once(
+                &mut self.authentication_data,
+                Bytes::copy_from_slice(list.binary()?),
+            ),
             23 => once(&mut self.request_problem_information, flag(list)?),
             24 => once(&mut self.will_delay_interval, list.u32()?),
             25 => once(&mut self.request_response_information, flag(list)?),
@@ -177,9 +185,15 @@ mod tests {
         assert!(read(&[2, 1, 1], Place::Publish).is_ok());
         assert!(read(&[2, 1, 2], Place::Publish).is_err(), "neither 0 nor 1");
         assert!(read(&[4, 1, 1, 1, 1], Place::Publish).is_err(), "twice");
-        assert!(read(&[2, 1, 1], Place::Subscribe).is_err(), "not in SUBSCRIBE");
+        assert!(
+            read(&[2, 1, 1], Place::Subscribe).is_err(),
+            "not in SUBSCRIBE"
+        );
         assert!(read(&[5, 1, 1], Place::Publish).is_err(), "past the end");
-        assert!(read(&[2, 11, 5], Place::Publish).is_err(), "not from a client");
+        assert!(
+            read(&[2, 11, 5], Place::Publish).is_err(),
+            "not from a client"
+        );
         assert!(read(&[3, 33, 0, 0], Place::Connect).is_err());
         assert!(read(&[3, 35, 0, 0], Place::Publish).is_err());
     }

@@ -22,7 +22,10 @@ impl Violation {
     }
 
     pub(crate) const fn too_large() -> Self {
-        Self::new(DisconnectReasonCode::PacketTooLarge, "the packet is too large")
+        Self::new(
+            DisconnectReasonCode::PacketTooLarge,
+            "the packet is too large",
+        )
     }
 
     pub(crate) const fn new(reason: DisconnectReasonCode, what: &'static str) -> Self {

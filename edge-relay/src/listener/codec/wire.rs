@@ -21,19 +21,17 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn take(&mut self, count: usize) -> Result<&'a [u8], Violation> {
-        let (taken, rest) = self
-            .0
-            .split_at_checked(count)
-            .ok_or(Violation::malformed("a field goes past the end of the packet"))?;
+        let (taken, rest) = self.0.split_at_checked(count).ok_or(Violation::malformed(
+            "a field goes past the end of the packet",
+        ))?;
         self.0 = rest;
         Ok(taken)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], Violation> {
-        let (taken, rest) = self
-            .0
-            .split_first_chunk::<N>()
-            .ok_or(Violation::malformed("a field goes past the end of the packet"))?;
+        let (taken, rest) = self.0.split_first_chunk::<N>().ok_or(Violation::malformed(
+            "a field goes past the end of the packet",
+        ))?;
         self.0 = rest;
         Ok(*taken)
     }
@@ -87,7 +85,9 @@ impl<'a> Reader<'a> {
                 return Ok(value);
             }
         }
-        Err(Violation::malformed("a variable byte integer of more than 4 bytes"))
+        Err(Violation::malformed(
+            "a variable byte integer of more than 4 bytes",
+        ))
     }
 }
 
@@ -127,7 +127,9 @@ pub(crate) fn frame(buffer: &[u8], bytes_max: usize) -> Result<Option<Frame>, Vi
         }
     }
     if rest.len() >= 4 {
-        return Err(Violation::malformed("a remaining length of more than 4 bytes"));
+        return Err(Violation::malformed(
+            "a remaining length of more than 4 bytes",
+        ));
     }
     Ok(None)
 }
@@ -145,7 +147,10 @@ mod tests {
         let found = frame(&[0x30, 2, 1, 2, 9], 100).unwrap().unwrap();
         assert_eq!((found.body_at, found.end), (2, 4));
         assert!(frame(&[0x30, 0xFF, 0xFF, 0xFF, 0xFF], 100).is_err());
-        assert!(frame(&[0x30, 99], 100).is_err(), "refused before its bytes came");
+        assert!(
+            frame(&[0x30, 99], 100).is_err(),
+            "refused before its bytes came"
+        );
         assert!(frame(&[0x30, 98], 100).unwrap().is_none());
     }
 
@@ -157,6 +162,9 @@ mod tests {
         assert!(Reader::new(&[0, 0]).packet_id().is_err());
         assert!(Reader::new(&[0x80, 0]).varint().is_err());
         assert!(Reader::new(&[0xFF, 0xFF, 0xFF, 0xFF, 1]).varint().is_err());
-        assert_eq!(Reader::new(&[0xFF, 0xFF, 0xFF, 0x7F]).varint().unwrap(), 268_435_455);
+        assert_eq!(
+            Reader::new(&[0xFF, 0xFF, 0xFF, 0x7F]).varint().unwrap(),
+            268_435_455
+        );
     }
 }

@@ -5,8 +5,8 @@ use bytes::{BufMut, BytesMut};
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectProperties, DisconnectReasonCode, Packet, Protocol,
-    SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Disconnect, DisconnectProperties,
+    DisconnectReasonCode, Packet, Protocol, SubAck, SubscribeReasonCode, UnsubAck, UnsubAckReason,
 };
 
 use super::Version;
@@ -19,7 +19,13 @@ pub(crate) const PUBREL: u8 = 0x62;
 pub(crate) const PUBCOMP: u8 = 0x70;
 
 /// PUBACK, PUBREC, PUBREL or PUBCOMP; `reason` is left out where it is 0, and for MQTT 3.1.1.
-pub(crate) fn acknowledgement(out: &mut BytesMut, version: Version, first: u8, id: u16, reason: u8) {
+pub(crate) fn acknowledgement(
+    out: &mut BytesMut,
+    version: Version,
+    first: u8,
+    id: u16,
+    reason: u8,
+) {
     let [high, low] = id.to_be_bytes();
     if reason == 0 || version == Version::V4 {
         out.put_slice(&[first, 2, high, low]);
@@ -63,7 +69,12 @@ pub(crate) fn connack(
 }
 
 /// SUBACK.
-pub(crate) fn suback(out: &mut BytesMut, version: Version, id: u16, codes: Vec<SubscribeReasonCode>) {
+pub(crate) fn suback(
+    out: &mut BytesMut,
+    version: Version,
+    id: u16,
+    codes: Vec<SubscribeReasonCode>,
+) {
     use SubscribeReasonCode as Code;
     let return_codes = match version {
         Version::V5 => codes,
@@ -83,8 +94,17 @@ pub(crate) fn suback(out: &mut BytesMut, version: Version, id: u16, codes: Vec<S
 }
 
 /// UNSUBACK.
-pub(crate) fn unsuback(out: &mut BytesMut, version: Version, id: u16, reasons: Vec<UnsubAckReason>) {
-    put(out, version, Packet::UnsubAck(UnsubAck { pkid: id, reasons }, None));
+pub(crate) fn unsuback(
+    out: &mut BytesMut,
+    version: Version,
+    id: u16,
+    reasons: Vec<UnsubAckReason>,
+) {
+    put(
+        out,
+        version,
+        Packet::UnsubAck(UnsubAck { pkid: id, reasons }, None),
+    );
 }
 
 /// DISCONNECT: a server of MQTT 3.1.1 has none, it closes.
@@ -136,7 +156,9 @@ pub(crate) fn publish(
         Version::V4 => None,
         Version::V5 => Some(properties(header, delivery)),
     };
-    let properties_bytes = properties.as_ref().map_or(0, |p| varint_len(p.len()) + p.len());
+    let properties_bytes = properties
+        .as_ref()
+        .map_or(0, |p| varint_len(p.len()) + p.len());
     let id_bytes = if delivery.qos == 0 { 0 } else { 2 };
     let remaining = 2 + message.topic.len() + id_bytes + properties_bytes + message.payload.len();
     if 1 + varint_len(remaining) + remaining > bytes_max {
