@@ -13,6 +13,7 @@ use super::wire::Reader;
 
 /// All properties that a client may send, as found in one packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // the standard's names
 pub(crate) struct Properties {
     pub(crate) payload_format_indicator: Option<u8>,
     pub(crate) message_expiry_interval: Option<u32>,
