@@ -27,17 +27,13 @@ fn main() -> Result<()> {
     std::panic::set_hook(Box::new(|_| {}));
     let matching = std::panic::catch_unwind(|| matches("é/1", "#"));
     println!("matching a topic that begins with é: {}", said(&matching));
-    let unsubscribe = std::panic::catch_unwind(|| decode(&[0xA2, 1, 0]));
-    println!(
-        "decoding an UNSUBSCRIBE of one byte: {}",
-        said(&unsubscribe)
-    );
-    let connack = std::panic::catch_unwind(|| decode_v5(&[0xF0, 1, 0]));
-    println!("decoding an AUTH of MQTT 5: {}", said(&connack));
-    let lost = decode_v5(&[
-        0x82, 16, 0, 1, 9, 11, 5, 38, 0, 1, b'k', 0, 1, b'v', 0, 1, b'a', 1,
-    ]);
-    println!("SUBSCRIBE to \"a\" with a subscription identifier and a user property: {lost:?}");
+    let connack = std::panic::catch_unwind(|| decode_v5(&[0x20, 3, 0, 0, 0]));
+    println!("a client of MQTT 5 that sends CONNACK: {}", said(&connack));
+    // A property list of two bytes that holds a property of five.
+    let beyond = decode_v5(&[0x30, 10, 0, 1, b'a', 2, 2, 0, 0, 0, 9, b'x']);
+    println!("PUBLISH whose property goes past its list: {beyond:?}");
+    let wildcard = decode(&[0x30, 4, 0, 1, b'#', b'x']);
+    println!("PUBLISH to a wildcard: {wildcard:?}");
     let mut goodbye = BytesMut::new();
     let reason_code = DisconnectReasonCode::ServerShuttingDown;
     V5.write(
