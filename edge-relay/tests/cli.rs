@@ -275,7 +275,7 @@ fn an_edit_is_applied_a_bad_one_refused_and_a_restart_named() {
     });
     let error = status["config"]["last_error"].as_str().unwrap();
     assert!(
-        error.contains("broker.toml:6: drain.at: \"soon\" must be HH:MM"),
+        error.contains("broker.toml:7: drain.at: \"soon\" must be HH:MM"),
         "{error}"
     );
     assert_eq!(status["drain"]["at"], "03:30", "the old one stays");
