@@ -164,6 +164,7 @@ fn list(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) {
 fn named_as_lost(status: &Value) -> BTreeSet<u64> {
     let mut lost = BTreeSet::new();
     add_ranges(&status["backlog"]["lost"], &mut lost);
+    add_ranges(&status["store"]["opened"]["lost"], &mut lost);
     lost
 }
 

@@ -159,7 +159,7 @@ fn one_reading_is_never_taken(temper: impl Fn(String) -> Temper) {
     let listed = relay.cli(&["backlog", "refused"]);
     assert!(listed.status.success(), "{listed:?}");
     hub.restart(Temper::Honest);
-    let retried = relay.cli(&["backlog", "retry"]);
+    let retried = relay.cli(&["backlog", "retry", "--all"]);
     assert!(retried.status.success(), "{retried:?}");
     ledger.settle("one never taken", within(30));
 }

@@ -34,6 +34,10 @@ mod interpose {
         _bytes: i64,
         _flags: libc::c_uint,
     ) -> libc::c_int {
+        #[cfg(test)]
+        if std::env::var_os(super::tests::NO_SYNC).is_some() {
+            return 0;
+        }
         // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {
@@ -135,5 +139,57 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => sync_dir(parent),
         _ => sync_dir(Path::new(".")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Set in a child process of a test: the replaced symbol then does what the C library's would as far as
+    /// a power cut is concerned, nothing.
+    pub(super) const NO_SYNC: &str = "EDGE_RELAY_TEST_NO_SYNC";
+
+    #[test]
+    fn a_flush_is_seen_as_a_sync() {
+        let dir = tempfile::tempdir().unwrap();
+        let db = sled::open(dir.path()).unwrap();
+        let before = syncs_total();
+        db.insert(b"k", b"v").unwrap();
+        flush(&db, Some(before)).unwrap();
+        assert!(syncs_total() > before);
+    }
+
+    #[test]
+    #[ignore = "run as a child process by the test below"]
+    fn opens_a_store() {
+        use crate::store::tests::fixture;
+        let dir = tempfile::tempdir().unwrap();
+        let settings = fixture::settings(dir.path());
+        let result = crate::store::Store::open(&settings, fixture::HandClock::new());
+        match result {
+            Ok(_) => println!("opened"),
+            Err(error) => println!("refused: {error}"),
+        }
+    }
+
+    #[test]
+    fn without_the_replaced_symbol_the_store_refuses_to_open() {
+        let child = |no_sync: bool| {
+            let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+            command.args([
+                "--exact",
+                "durable::tests::opens_a_store",
+                "--ignored",
+                "--nocapture",
+            ]);
+            if no_sync {
+                command.env(NO_SYNC, "1");
+            }
+            String::from_utf8(command.output().unwrap().stdout).unwrap()
+        };
+        assert!(child(false).contains("opened"));
+        let refused = child(true);
+        assert!(refused.contains("refused: self-check"), "{refused}");
     }
 }

@@ -4,6 +4,7 @@
 //! Nothing here knows the relay's inside: it is started with a config file, spoken to over MQTT and
 //! its admin API, and killed.
 
+pub mod clock;
 pub mod disk;
 pub mod fake_hub;
 pub mod hub;
@@ -16,6 +17,7 @@ pub mod raw;
 pub mod relay;
 pub mod wait;
 
+pub use clock::Clock;
 pub use disk::Disk;
 pub use fake_hub::{FakeHub, Temper};
 pub use hub::{Hub, Subscriber};

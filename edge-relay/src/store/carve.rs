@@ -15,10 +15,13 @@ use memchr::memmem;
 use serde::{Deserialize, Serialize};
 
 use super::envelope::{EnvelopeError, HEADER_BYTES, MAGIC};
-use super::frame::{self, Head, VALUE_BYTES_MAX};
+use super::frame::{self, Head};
 
 /// How much of the file is in memory at once, in bytes.
 const WINDOW_BYTES: usize = 1024 * 1024;
+
+/// No record is longer, in bytes: more than any version of this program has written as one value.
+const RECORD_BYTES_MAX: usize = 64 * 1024;
 
 /// Where one value of a frame lies in the segment's file. Frozen: part of the sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +93,7 @@ pub(super) fn carve(path: &Path, epoch: u32, salt: u32) -> io::Result<Carved> {
     let length = file.metadata()?.len();
     let mut found = Found::default();
     let finder = memmem::Finder::new(&MAGIC);
-    let mut window = vec![0; WINDOW_BYTES + VALUE_BYTES_MAX];
+    let mut window = vec![0; WINDOW_BYTES + RECORD_BYTES_MAX];
     let mut at = 0;
     while at < length {
         let read = read_up_to(&file, &mut window, at);
@@ -139,7 +142,7 @@ impl Found {
         while let Some(hit) = bytes.get(at..).and_then(|rest| finder.find(rest)) {
             at += hit;
             let rest = bytes.get(at..).unwrap_or_default();
-            if !last && rest.len() < VALUE_BYTES_MAX {
+            if !last && rest.len() < RECORD_BYTES_MAX {
                 return at as u64;
             }
             let offset = base + at as u64;
@@ -200,7 +203,7 @@ pub(super) fn read_values(file: &File, frame: &Indexed) -> io::Result<Vec<Bytes>
         .iter()
         .map(|place| {
             let length = usize::try_from(place.length).unwrap_or(usize::MAX);
-            let mut value = vec![0; length.min(2 * VALUE_BYTES_MAX)];
+            let mut value = vec![0; length.min(RECORD_BYTES_MAX)];
             file.read_exact_at(&mut value, place.offset)?;
             Ok(Bytes::from(value))
         })

@@ -364,9 +364,7 @@ impl Index {
             found.recount(*range, confirming);
         }
         if found.forwarded.pairs().len() > RANGES_MAX || found.stored.pairs().len() > RANGES_MAX {
-            found.forwarded.truncate(RANGES_MAX);
-            found.stored.truncate(RANGES_MAX);
-            found.recount_all(confirming);
+            self.forget_highest(epoch, confirming)?;
         }
         self.dirty = true;
         let passed = self.epoch(epoch)?.passed(confirming);
@@ -376,6 +374,23 @@ impl Index {
             .filter(|((_, s), entry)| entry.retried && passed.contains(*s))
             .map(|((_, s), _)| *s)
             .collect())
+    }
+
+    /// Forgets the highest confirmations of `epoch`; what was lost or refused stays out of the way.
+    fn forget_highest(&mut self, epoch: Epoch, confirming: Mark) -> Result<(), BacklogError> {
+        let all = (epoch, 0)..=(epoch, u64::MAX);
+        let refused = self.refused.range(all).filter(|(_, entry)| !entry.retried);
+        let refused: Vec<u64> = refused.map(|((_, s), _)| *s).collect();
+        let found = self.epoch_mut(epoch)?;
+        found.forwarded.truncate(RANGES_MAX);
+        found.stored.truncate(RANGES_MAX);
+        let lost: Vec<SequenceRange> = found.lost.ranges().collect();
+        let one = |s| SequenceRange::one(Sequence(s));
+        for range in lost.into_iter().chain(refused.into_iter().map(one)) {
+            found.pass(range);
+        }
+        found.recount_all(confirming);
+        Ok(())
     }
 
     /// From where `sequence` is to be had.

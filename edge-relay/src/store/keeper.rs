@@ -47,6 +47,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         shared.write_marks(sync);
         seal_all(shared);
         let_go(shared);
+        if shared.health.is_well() {
+            shared.assess();
+        }
         if closing {
             return;
         }

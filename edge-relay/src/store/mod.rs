@@ -6,26 +6,26 @@
 //! data_dir/
 //!   lock                      held by the process that has the store; the pid in it
 //!   identity                  machine, epochs, their villages and salts (checksum, JSON)
-//!   marks.a  marks.b          how far each epoch has come, in turn ([`marks`])
+//!   marks.a  marks.b          how far each epoch has come, in turn (`marks.rs`)
 //!   backlog/
-//!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading ([`segment`])
+//!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading (`segment.rs`)
 //!       db  conf  blobs/      sled, written once; blobs stays empty
 //!       meta                  epoch, village, salt (JSON)
 //!       closed                the sidecar, once it takes no more: where each frame lies
-//!   refused/                  readings that the hub never takes, one file each ([`refused`])
+//!   refused/                  readings that the hub never takes, one file each (`refused.rs`)
 //!   quarantine/               what was damaged, kept aside
 //! ```
 //!
-//! A segment's values are frames of many readings ([`frame`]), each in an envelope with version and
-//! checksum ([`envelope`]).
+//! A segment's values are frames of many readings (`frame.rs`), each in an envelope with version and
+//! checksum (`envelope.rs`).
 //!
 //! # Invariants
 //!
-//! - A reading is acknowledged only after its frame was synced ([`commit`]).
+//! - A reading is acknowledged only after its frame was synced (`commit.rs`).
 //! - Sequences of an epoch have no holes, and none is given to two readings that were acknowledged: a segment ends
-//!   where the name of the next one begins, and an epoch whose end is not proved is never continued ([`open`]).
+//!   where the name of the next one begins, and an epoch whose end is not proved is never continued (`open.rs`).
 //! - A segment is removed only when the confirming mark has passed all of it, and after that mark was synced.
-//! - sled never opens a segment that exists: reading goes through the frames in the file ([`carve`], [`reader`]).
+//! - sled never opens a segment that exists: reading goes through the frames in the file (`carve.rs`, `reader.rs`).
 //!
 //! # What a crash leaves
 //!
@@ -54,10 +54,11 @@ mod segment;
 mod sequences;
 mod shared;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -297,7 +298,8 @@ impl Store {
     }
 
     /// Commits what waits, closes the segment, syncs the marks and gives the directory back. Blocks on the disk.
-    /// Appends from now on are answered with [`AppendError::Closed`]; reading goes on to work.
+    /// Appends from now on are answered with [`AppendError::Closed`]; reading goes on to work, and confirmations
+    /// are no longer written down: stop the bridge first.
     pub fn close(&self) {
         self.threads.close();
     }
@@ -317,6 +319,7 @@ impl Threads {
         if !(committed && kept && self.shared.save_marks(true, true)) {
             tracing::error!("the store was not closed in order");
         }
+        self.shared.closed.store(true, Ordering::Release);
         drop(running.lock);
     }
 }

@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use hub_bridge::clock::Clock;
@@ -130,6 +131,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         appended: tokio::sync::watch::channel(0).0,
         keeper: Mutex::new(KeeperState::default()),
         keeper_wake: Condvar::new(),
+        closed: AtomicBool::new(false),
     });
     shared.write_marks(true);
     shared.assess();

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hub_bridge::backlog::BacklogError;
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     pub(super) appended: watch::Sender<u64>,
     pub(super) keeper: Mutex<KeeperState>,
     pub(super) keeper_wake: Condvar,
+    /// The directory is given back: nothing is written any more.
+    pub(super) closed: AtomicBool,
 }
 
 impl Shared {
@@ -114,6 +117,9 @@ impl Shared {
 
     /// As [`Shared::write_marks`]; `clean` says that the store is closing in order.
     pub(super) fn save_marks(&self, sync: bool, clean: bool) -> bool {
+        if self.closed.load(Ordering::Acquire) {
+            return false;
+        }
         let mut marks = self.marks.lock();
         let content = {
             let mut index = self.index.lock();

@@ -4,7 +4,7 @@ mod basics;
 mod crash;
 mod damage;
 mod faults;
-mod fixture;
+pub(crate) mod fixture;
 mod frames;
 mod life;
 mod model;
