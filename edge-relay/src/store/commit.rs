@@ -153,7 +153,7 @@ impl Committer {
 
     fn patience(&self) -> Duration {
         if self.shared.health.is_well() {
-            Duration::from_secs(3600)
+            Duration::from_hours(1)
         } else {
             PROBE_EVERY
         }

@@ -81,7 +81,7 @@ impl Reader {
     }
 
     /// Reads the frame that holds `sequence` from a segment on disk, which ends before `end`.
-    pub(super) fn from_segment(
+    pub(super) fn read_segment(
         &mut self,
         dir: &Path,
         name: SegmentName,

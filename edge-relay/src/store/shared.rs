@@ -181,7 +181,7 @@ impl Shared {
             }
             Source::Segment(name, end) => {
                 let dir = self.segment_dir(name);
-                reader.from_segment(&dir, name, end, salt, sequence)
+                reader.read_segment(&dir, name, end, salt, sequence)
             }
             Source::Refused => self.refused_page(&mut reader, epoch, sequence),
             Source::Nowhere(next) => Ok(Found::Missing(next.max(sequence + 1))),
