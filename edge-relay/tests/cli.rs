@@ -1,5 +1,8 @@
 //! The built binary: exit codes, a relay that runs, its admin API, edits while it runs, users.
 
+// The lint's exception for tests does not cover their helpers.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
