@@ -368,6 +368,7 @@ fn criterion(payloads: &Arc<Payloads>) {
 }
 
 fn main() {
+    edge_relay::allocator::keep_small();
     let part = std::env::var("STORE_BENCH_PART").unwrap_or_default();
     let part_dir = std::env::var_os("STORE_BENCH_PART_DIR").map(PathBuf::from);
     match (part.as_str(), part_dir) {

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use hub_bridge::clock::Clock;
@@ -131,6 +131,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         appended: tokio::sync::watch::channel(0).0,
         keeper: Mutex::new(KeeperState::default()),
         keeper_wake: Condvar::new(),
+        disk_free_bytes: AtomicU64::new(u64::MAX),
         closed: AtomicBool::new(false),
     });
     shared.write_marks(true);
