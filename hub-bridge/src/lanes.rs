@@ -29,6 +29,15 @@ struct Client<T> {
     moving: Option<(usize, VecDeque<T>)>,
 }
 
+impl<T> Client<T> {
+    /// The lane that it is on, or is moving to.
+    fn bound_for(&self) -> usize {
+        self.moving
+            .as_ref()
+            .map_or(self.lane, |(target, _)| *target)
+    }
+}
+
 /// The lanes of a link.
 #[derive(Debug)]
 pub(crate) struct Lanes<T> {
@@ -71,7 +80,7 @@ impl<T: OfClient> Lanes<T> {
             let found = self
                 .clients
                 .iter()
-                .find(|(_, client)| client.lane == crowded && client.moving.is_none());
+                .find(|(_, client)| client.bound_for() == crowded);
             let Some(name) = found.map(|(name, _)| Arc::clone(name)) else {
                 break;
             };
@@ -221,6 +230,17 @@ impl<T: OfClient> Lanes<T> {
         let Some(client) = self.clients.get_mut(name) else {
             return;
         };
+        let left = client.bound_for();
+        if let Some(lane) = self.lanes.get_mut(left) {
+            lane.clients = lane.clients.saturating_sub(1);
+        }
+        if let Some(lane) = self.lanes.get_mut(target) {
+            lane.clients += 1;
+        }
+        if let Some((moving_to, _)) = &mut client.moving {
+            *moving_to = target;
+            return;
+        }
         let Some(from) = self.lanes.get_mut(client.lane) else {
             return;
         };
@@ -228,16 +248,11 @@ impl<T: OfClient> Lanes<T> {
         let (own, rest): (VecDeque<T>, VecDeque<T>) =
             queue.into_iter().partition(|item| item.client() == name);
         from.queue = rest;
-        from.clients = from.clients.saturating_sub(1);
-        let Some(to) = self.lanes.get_mut(target) else {
-            return;
-        };
-        to.clients += 1;
-        if client.in_flight == 0 {
+        if client.in_flight > 0 {
+            client.moving = Some((target, own));
+        } else if let Some(to) = self.lanes.get_mut(target) {
             client.lane = target;
             to.queue.extend(own);
-        } else {
-            client.moving = Some((target, own));
         }
     }
 }

@@ -216,7 +216,7 @@ impl Uplink {
         settings: &RetrySettings,
         dice: f64,
     ) -> (Self, Option<Action>) {
-        let (backoff, wait) = self.backoff.failed(class, settings, dice);
+        let (backoff, wait) = self.backoff.failed(class, now, settings, dice);
         if wait.is_zero() {
             let phase = Phase::Connecting;
             return (Self { phase, backoff }, Some(Action::Connect));

@@ -142,6 +142,7 @@ struct Link {
     opening: usize,
     connections_max: usize,
     starved_since: Option<Duration>,
+    connected_in: Option<Duration>,
 
     feed: Feed,
     read_job: Option<ReadJob>,

@@ -80,6 +80,7 @@ impl Link {
             opening: 0,
             connections_max,
             starved_since: None,
+            connected_in: None,
             feed: Feed::default(),
             read_job: None,
             lanes: Lanes::new(),
