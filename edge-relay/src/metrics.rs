@@ -231,8 +231,11 @@ fn uplink(admin: &Admin) -> Vec<Sample> {
     samples
 }
 
+/// Name, help, and how it is read.
+type Exported = (&'static str, &'static str, fn(&MqttStats) -> u64);
+
 /// Of the meters' side, what goes up and down.
-const MQTT_GAUGES: [(&str, &str, fn(&MqttStats) -> u64); 5] = [
+const MQTT_GAUGES: [Exported; 5] = [
     ("mqtt_connections", "Clients connected", |s| {
         s.connections.get()
     }),
@@ -251,7 +254,7 @@ const MQTT_GAUGES: [(&str, &str, fn(&MqttStats) -> u64); 5] = [
 ];
 
 /// Of the meters' side, what only grows.
-const MQTT_COUNTERS: [(&str, &str, fn(&MqttStats) -> u64); 21] = [
+const MQTT_COUNTERS: [Exported; 21] = [
     ("mqtt_connects", "CONNECTs accepted", |s| {
         s.connects_total.get()
     }),

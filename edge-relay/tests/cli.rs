@@ -1,5 +1,8 @@
 //! The built binary: exit codes, a relay that runs, its admin API, edits while it runs, users.
 
+// The lint's exception for tests does not cover their helpers.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
@@ -275,7 +278,7 @@ fn an_edit_is_applied_a_bad_one_refused_and_a_restart_named() {
     });
     let error = status["config"]["last_error"].as_str().unwrap();
     assert!(
-        error.contains("broker.toml:6: drain.at: \"soon\" must be HH:MM"),
+        error.contains("broker.toml:7: drain.at: \"soon\" must be HH:MM"),
         "{error}"
     );
     assert_eq!(status["drain"]["at"], "03:30", "the old one stays");

@@ -13,8 +13,11 @@ pub(super) fn alarms(admin: &Admin, stats: &Stats) -> Vec<String> {
         StoreHealth::Alarm {
             waiting_bytes,
             bytes_max,
+            disk_free_bytes,
+            disk_free_min,
         } => Some(format!(
-            "backlog: {waiting_bytes} bytes wait, the most is backlog.bytes_max = {bytes_max}"
+            "backlog: room is running out: {waiting_bytes} bytes wait of backlog.bytes_max = {bytes_max}, \
+             {disk_free_bytes} bytes of the disk are free, backlog.disk_free_min = {disk_free_min}"
         )),
         StoreHealth::Full { reason } => Some(format!("backlog: nothing is acknowledged: {reason}")),
         StoreHealth::Failing { error } => Some(format!("disk: nothing is acknowledged: {error}")),
