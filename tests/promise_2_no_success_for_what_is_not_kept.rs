@@ -12,7 +12,11 @@ use harness::{skip, wait_for, within};
 fn publish_until_refused(meter: &mut Meter, readings_max: u64) {
     meter.habits.patience = Duration::from_secs(3);
     let start = meter.made();
-    while meter.publish(50).is_ok() {
+    loop {
+        if let Err(error) = meter.publish(50) {
+            eprintln!("no acknowledgement after {} readings: {error}", meter.made() - start);
+            return;
+        }
         assert!(
             meter.made() - start < readings_max,
             "{readings_max} readings and never full"
