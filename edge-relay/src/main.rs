@@ -1,3 +1,8 @@
 //! The `edge-relay` binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    edge_relay::allocator::keep_small();
+    edge_relay::cli::main()
+}

@@ -1,1 +1,56 @@
-//! Test harness.
+//! What the tests stand on: a relay and a hub as child processes, meters that keep a ledger, a link
+//! that can be cut, and a disk that loses its power.
+//!
+//! Nothing here knows the relay's inside: it is started with a config file, spoken to over MQTT and
+//! its admin API, and killed.
+
+pub mod clock;
+pub mod disk;
+pub mod fake_hub;
+pub mod hub;
+pub mod ledger;
+pub mod meter;
+pub mod packet;
+pub mod port;
+pub mod proxy;
+pub mod raw;
+pub mod relay;
+pub mod wait;
+
+pub use clock::Clock;
+pub use disk::Disk;
+pub use fake_hub::{FakeHub, Temper};
+pub use hub::{Hub, Subscriber};
+pub use ledger::Ledger;
+pub use meter::{Fleet, Meter};
+pub use proxy::Proxy;
+pub use raw::Raw;
+pub use relay::Relay;
+pub use wait::{wait_for, within};
+
+/// The village of all tests that do not name another one.
+pub const VILLAGE: &str = "test-village";
+
+/// A number from the environment, else `default`: how a test's size is raised for a long run.
+pub fn setting(name: &str, default: u64) -> u64 {
+    match std::env::var(name) {
+        Ok(text) => text
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={text} is not a number")),
+        Err(_) => default,
+    }
+}
+
+/// The seed of a test's random choices: `RELAY_TEST_SEED`, else a new one. Printed, so that a failure
+/// can be repeated.
+pub fn seed(test: &str) -> u64 {
+    let seed = setting("RELAY_TEST_SEED", rand::random::<u32>().into());
+    println!("{test}: RELAY_TEST_SEED={seed}");
+    seed
+}
+
+/// Says why a test is not run. The reason is printed past libtest's capture, so that it is in every log.
+pub fn skip(test: &str, reason: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+}

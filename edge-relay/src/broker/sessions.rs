@@ -1,0 +1,436 @@
+//! Sessions come, are taken over, are left, and end; and their subscriptions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttd::protocol::{Filter, RetainForwardRule, SubscribeReasonCode, UnsubAckReason};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::message::Delivery;
+use super::record::{self, Key};
+use super::routing::Routed;
+use super::session::{Link, Session};
+use super::state::{Change, Durable};
+use super::subscriptions::{Options, SessionKey};
+use super::topic;
+use super::will::Will;
+use super::{Broker, Core, Limits};
+
+/// A client that wants its session.
+#[derive(Debug)]
+pub struct Attach {
+    /// Its client id.
+    pub client_id: Arc<str>,
+    /// Whether what was kept is to be forgotten.
+    pub clean_start: bool,
+    /// How long the session outlives the connection.
+    pub expiry: Duration,
+    /// How many deliveries it takes unacknowledged.
+    pub window: u16,
+    /// The connection's number.
+    pub connection: u64,
+}
+
+/// A connection that is gone.
+#[derive(Debug)]
+pub struct Left {
+    /// Its session.
+    pub key: SessionKey,
+    /// Its number.
+    pub connection: u64,
+    /// A new session expiry, from its DISCONNECT.
+    pub expiry: Option<Duration>,
+    /// Its will, unless it went with a word.
+    pub will: Option<Will>,
+}
+
+/// A session, attached.
+#[derive(Debug)]
+pub struct Attached {
+    /// Its number.
+    pub key: SessionKey,
+    /// Whether it was there before.
+    pub session_present: bool,
+    /// Wakes the connection when something waits.
+    pub wake: Arc<Notify>,
+    /// Cancelled when another connection takes the session.
+    pub taken_over: CancellationToken,
+    /// A will that waited for its delay, and is due since its session ended.
+    pub will: Option<Will>,
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttachError {
+    /// `sessions_max` is reached.
+    #[error("the most sessions that are kept is reached")]
+    TooMany,
+}
+
+impl Broker {
+    /// Finds or makes the session of a client, and takes it from a connection that has it.
+    pub fn attach(&self, attach: &Attach) -> Result<Attached, AttachError> {
+        let sessions_max = self.limits.read().sessions_max;
+        let now = self.clock.monotonic();
+        let mut core = self.core.lock();
+        let mut changes = Vec::new();
+        let will = core
+            .wills
+            .take(&attach.client_id)
+            .filter(|_| attach.clean_start);
+        let mut found = core.by_client.get(&attach.client_id).copied();
+        if let Some(key) = found {
+            if let Some(link) = core.sessions.get_mut(&key).and_then(|s| s.link.take()) {
+                link.taken_over.cancel();
+                self.stats.takeovers_total.one();
+            }
+            if attach.clean_start {
+                core.end_session(key, &mut changes);
+                found = None;
+            }
+        }
+        if found.is_none() && !attach.expiry.is_zero() && core.kept() >= sessions_max {
+            self.state.submit(changes);
+            return Err(AttachError::TooMany);
+        }
+        let key = found.unwrap_or_else(|| core.begin_session(&attach.client_id));
+        let link = Link {
+            connection: attach.connection,
+            wake: Arc::new(Notify::new()),
+            taken_over: CancellationToken::new(),
+            window: attach.window,
+        };
+        let attached = Attached {
+            key,
+            session_present: found.is_some(),
+            wake: link.wake.clone(),
+            taken_over: link.taken_over.clone(),
+            will,
+        };
+        if let Some(session) = core.sessions.get_mut(&key) {
+            if found.is_some() {
+                session.disconnected(now);
+            }
+            session.link = Some(link);
+            session.absent_since = None;
+            change_expiry(session, attach.expiry, now, &mut changes);
+        }
+        core.count_bytes();
+        self.measure(&core);
+        self.state.submit(changes);
+        attached.wake.notify_one();
+        Ok(attached)
+    }
+
+    /// The connection is gone. `expiry`: a new one from its DISCONNECT. `will`: what it leaves, unless it went with
+    /// a word. Where the session was taken over, that one stays as it is.
+    ///
+    /// Returns the will if it is to be published now: where it has no delay, or the session is at its end
+    /// (MQTT 5, 3.1.3.2.2).
+    pub fn leave(&self, left: Left) -> Option<Will> {
+        let Left {
+            key,
+            connection,
+            expiry,
+            will,
+        } = left;
+        let now = self.clock.monotonic();
+        let mut core = self.core.lock();
+        let mut changes = Vec::new();
+        let ended = core.with_session(key, connection, |session| {
+            if let Some(expiry) = expiry {
+                change_expiry(session, expiry, now, &mut changes);
+            }
+            session.disconnected(now);
+            !session.persistent()
+        });
+        if ended == Some(true) {
+            core.end_session(key, &mut changes);
+        }
+        let due = match will {
+            Some(will) if will.delay.is_zero() || !core.sessions.contains_key(&key) => Some(will),
+            Some(will) if ended.is_some() => {
+                let due = now + will.delay;
+                core.wills.wait(will, due);
+                None
+            }
+            _ => None,
+        };
+        core.count_bytes();
+        self.measure(&core);
+        self.state.submit(changes);
+        due
+    }
+
+    /// Once a second: ends sessions whose time is over, forgets what expired. Returns the wills that are due.
+    pub fn tick(&self) -> Vec<Will> {
+        let now = self.clock.monotonic();
+        let mut core = self.core.lock();
+        let mut changes = Vec::new();
+        let mut wills = core.wills.due(now);
+        for key in core.over(now) {
+            let client_id = core.sessions.get(&key).map(|s| s.client_id.clone());
+            wills.extend(client_id.and_then(|client| core.wills.take(&client)));
+            core.end_session(key, &mut changes);
+        }
+        for topic in core.retained.expire(now) {
+            changes.push((Key::Retained(topic.to_string()).encode(), None));
+        }
+        let expired = core.expire_queued(now, &mut changes);
+        self.stats.messages_expired_total.add(expired);
+        core.count_bytes();
+        self.measure(&core);
+        self.state.submit(changes);
+        wills
+    }
+
+    /// Wills that still wait, for a relay that stops.
+    pub fn take_wills(&self) -> Vec<Will> {
+        self.core.lock().wills.take_all()
+    }
+
+    /// SUBSCRIBE: one code a filter, and what must be durable before the SUBACK.
+    pub fn subscribe(
+        &self,
+        key: SessionKey,
+        connection: u64,
+        filters: &[Filter],
+        id: Option<u32>,
+    ) -> (Vec<SubscribeReasonCode>, Option<Durable>) {
+        let limits = self.limits.read().clone();
+        let now = self.clock.monotonic();
+        let mut core = self.core.lock();
+        let mut routed = Routed::default();
+        let owned = core.with_session(key, connection, |_| ()).is_some();
+        let codes = filters
+            .iter()
+            .map(|filter| {
+                if owned {
+                    core.subscribe_one(key, filter, id, &limits, now, &mut routed)
+                } else {
+                    SubscribeReasonCode::Unspecified
+                }
+            })
+            .collect();
+        self.stats.queue_overflows_total.add(routed.overflows);
+        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
+        let durable = session.map(|session| {
+            routed.changes.push(session_change(session));
+            self.state.commit(std::mem::take(&mut routed.changes))
+        });
+        self.measure(&core);
+        if let Some(link) = core.sessions.get(&key).and_then(|s| s.link.as_ref()) {
+            link.wake.notify_one();
+        }
+        (codes, durable)
+    }
+
+    /// UNSUBSCRIBE: one reason a filter, and what must be durable before the UNSUBACK.
+    pub fn unsubscribe(
+        &self,
+        key: SessionKey,
+        connection: u64,
+        filters: &[String],
+    ) -> (Vec<UnsubAckReason>, Option<Durable>) {
+        let mut core = self.core.lock();
+        let owned = core.with_session(key, connection, |_| ()).is_some();
+        let reasons = filters
+            .iter()
+            .map(|filter| match topic::parse_filter(filter) {
+                Err(_) => UnsubAckReason::TopicFilterInvalid,
+                Ok(parsed) if owned && core.subscriptions.remove(parsed, key) => {
+                    if let Some(session) = core.sessions.get_mut(&key) {
+                        session.subscriptions.remove(filter);
+                    }
+                    UnsubAckReason::Success
+                }
+                Ok(_) => UnsubAckReason::NoSubscriptionExisted,
+            })
+            .collect();
+        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
+        let durable = session.map(|session| self.state.commit(vec![session_change(session)]));
+        self.measure(&core);
+        (reasons, durable)
+    }
+}
+
+impl Core {
+    fn begin_session(&mut self, client_id: &Arc<str>) -> SessionKey {
+        let key = self.new_key();
+        self.by_client.insert(client_id.clone(), key);
+        let session = Session::new(client_id.clone(), Duration::ZERO);
+        self.sessions.insert(key, session);
+        key
+    }
+
+    fn end_session(&mut self, key: SessionKey, changes: &mut Vec<Change>) {
+        let Some(session) = self.sessions.remove(&key) else {
+            return;
+        };
+        self.by_client.remove(&session.client_id);
+        for filter in session.subscriptions.keys() {
+            if let Ok(parsed) = topic::parse_filter(filter) {
+                self.subscriptions.remove(parsed, key);
+            }
+        }
+        if session.persistent() {
+            forget_session(&session, changes);
+        }
+    }
+
+    /// Sessions that outlive their connection.
+    fn kept(&self) -> usize {
+        self.sessions.values().filter(|s| s.persistent()).count()
+    }
+
+    /// Absent sessions whose time is over.
+    fn over(&self, now: Duration) -> Vec<SessionKey> {
+        let over = |s: &Session| {
+            s.link.is_none()
+                && s.absent_since
+                    .is_some_and(|since| now.saturating_sub(since) >= s.expiry)
+        };
+        self.sessions
+            .iter()
+            .filter(|(_, session)| over(session))
+            .map(|(key, _)| *key)
+            .collect()
+    }
+
+    fn expire_queued(&mut self, now: Duration, changes: &mut Vec<Change>) -> u64 {
+        let mut count = 0;
+        for session in self.sessions.values_mut() {
+            for number in session.expire(now) {
+                count += 1;
+                if let Some(number) = number {
+                    changes.extend(super::forget(session, number));
+                }
+            }
+        }
+        count
+    }
+
+    fn count_bytes(&mut self) {
+        self.queued_bytes = self.sessions.values().map(Session::bytes).sum();
+    }
+
+    fn subscribe_one(
+        &mut self,
+        key: SessionKey,
+        filter: &Filter,
+        id: Option<u32>,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) -> SubscribeReasonCode {
+        let Ok(parsed) = topic::parse_filter(&filter.path) else {
+            return SubscribeReasonCode::TopicFilterInvalid;
+        };
+        let Some(session) = self.sessions.get_mut(&key) else {
+            return SubscribeReasonCode::Unspecified;
+        };
+        let is_new = !session.subscriptions.contains_key(&filter.path);
+        if is_new && session.subscriptions.len() >= limits.subscriptions_max {
+            return SubscribeReasonCode::QuotaExceeded;
+        }
+        let options = Options {
+            qos: filter.qos as u8,
+            no_local: filter.nolocal,
+            retain_as_published: filter.preserve_retain,
+            id,
+        };
+        session.subscriptions.insert(filter.path.clone(), options);
+        self.subscriptions.insert(parsed, key, options);
+        let wants_retained = match filter.retain_forward_rule {
+            RetainForwardRule::OnEverySubscribe => true,
+            RetainForwardRule::OnNewSubscribe => is_new,
+            RetainForwardRule::Never => false,
+        };
+        if wants_retained && parsed.share.is_none() {
+            self.send_retained(key, parsed.pattern, options, limits, now, routed);
+        }
+        SubscribeReasonCode::Success(filter.qos)
+    }
+
+    fn send_retained(
+        &mut self,
+        key: SessionKey,
+        pattern: &str,
+        options: Options,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) {
+        let messages: Vec<_> = self.retained.matching(pattern, now).collect();
+        let extra = self.retained.len();
+        for message in messages {
+            let delivery = Delivery {
+                qos: options.qos.min(message.qos),
+                retain: true,
+                subscription_ids: options.id.into_iter().collect(),
+                message,
+            };
+            self.enqueue(key, delivery, extra, limits, now, routed);
+        }
+    }
+}
+
+/// The session's record as it is now.
+fn session_change(session: &Session) -> Change {
+    let key = Key::Session(session.client_id.to_string());
+    (key.encode(), Some(record::encode_session(session)))
+}
+
+/// All of the session that lies on disk goes.
+fn forget_session(session: &Session, changes: &mut Vec<Change>) {
+    let client = session.client_id.to_string();
+    changes.push((Key::Session(client.clone()).encode(), None));
+    for id in &session.received {
+        changes.push((Key::Received(client.clone(), *id).encode(), None));
+    }
+    for (number, _, _) in session.numbered() {
+        changes.push((Key::Queued(client.clone(), number).encode(), None));
+        changes.push((Key::Released(client.clone(), number).encode(), None));
+    }
+}
+
+/// All of the session goes to disk.
+fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
+    let client = session.client_id.to_string();
+    changes.push(session_change(session));
+    for id in &session.received {
+        changes.push((
+            Key::Received(client.clone(), *id).encode(),
+            Some(Vec::new()),
+        ));
+    }
+    for (number, delivery, released) in session.numbered() {
+        let key = Key::Queued(client.clone(), number);
+        changes.push((key.encode(), Some(record::encode_delivery(delivery, now))));
+        if released {
+            let key = Key::Released(client.clone(), number);
+            changes.push((key.encode(), Some(Vec::new())));
+        }
+    }
+}
+
+/// A session that becomes persistent goes to disk whole, one that stops being so leaves it.
+fn change_expiry(
+    session: &mut Session,
+    expiry: Duration,
+    now: Duration,
+    changes: &mut Vec<Change>,
+) {
+    if session.expiry == expiry {
+        return;
+    }
+    let was_persistent = session.persistent();
+    session.expiry = expiry;
+    match (was_persistent, session.persistent()) {
+        (true, true) => changes.push(session_change(session)),
+        (false, true) => keep_session(session, now, changes),
+        (true, false) => forget_session(session, changes),
+        (false, false) => {}
+    }
+}

@@ -1,0 +1,430 @@
+//! What the broker must know after a restart: sessions, what waits for them, retained messages, and the
+//! packet ids of `QoS` 2 publishes. A sled database of its own, `data_dir/state`.
+//!
+//! One thread commits: it takes all changes that wait (of one key, the last), applies them as one batch,
+//! makes them durable, and then releases those who wait for it. Values go in pieces so small that sled
+//! never puts one in a file of its own, which it would not sync.
+//!
+//! What failure leaves behind: while the disk fails, changes stay in memory (bounded by the broker's own
+//! limits) and are tried again on a reopened database; who waits longer than `hold_max` gets an error and
+//! must acknowledge nobody. A damaged database is moved to the quarantine; what could be read of it is kept.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::oneshot;
+
+use crate::durable;
+use crate::listener::MqttStats;
+
+/// The largest piece of a value: 16 of them, a leaf, stay under a quarter of [`SEGMENT_BYTES`].
+const PIECE_BYTES: usize = 7 * 1024;
+const SEGMENT_BYTES: usize = 512 * 1024;
+const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// The state could not be made durable.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the broker's state could not be made durable: {0}")]
+pub struct StateError(String);
+
+/// Resolves when the changes are on stable storage.
+pub type Durable = oneshot::Receiver<Result<(), StateError>>;
+
+/// What a database held: key and value.
+type Found = Vec<(Vec<u8>, Vec<u8>)>;
+
+type Changes = HashMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// One change: a value, or none where the key is to go.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+struct Waiter {
+    since: Instant,
+    done: oneshot::Sender<Result<(), StateError>>,
+}
+
+#[derive(Default)]
+struct Pending {
+    changes: Changes,
+    waiters: Vec<Waiter>,
+    closed: bool,
+}
+
+struct Shared {
+    pending: Mutex<Pending>,
+    wake: Condvar,
+}
+
+/// The database and its commit thread.
+pub(super) struct State {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread needs to open the database again.
+struct Commits {
+    dir: PathBuf,
+    db: Option<sled::Db>,
+    /// Keys whose value has more than one piece.
+    long: HashSet<Vec<u8>>,
+    hold_max: Duration,
+    stats: Arc<MqttStats>,
+}
+
+impl State {
+    /// Opens the database, or begins an empty one where it is damaged beyond reading. Returns what is in it, by key.
+    ///
+    /// # Errors
+    /// Where not even an empty database can be made.
+    pub(super) fn open(
+        dir: &Path,
+        quarantine: &Path,
+        hold_max: Duration,
+        stats: Arc<MqttStats>,
+    ) -> Result<(Self, Found), StateError> {
+        let (db, found) = open_or_begin(dir, quarantine)?;
+        let long = found
+            .iter()
+            .filter(|(_, value)| value.len() > PIECE_BYTES)
+            .map(|(key, _)| key.clone())
+            .collect();
+        let shared = Arc::new(Shared {
+            pending: Mutex::default(),
+            wake: Condvar::new(),
+        });
+        let commits = Commits {
+            dir: dir.to_owned(),
+            db: Some(db),
+            long,
+            hold_max,
+            stats,
+        };
+        let of_thread = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("state".to_owned())
+            .spawn(move || commits.run(&of_thread))
+            .map_err(|e| StateError(e.to_string()))?;
+        let thread = Mutex::new(Some(thread));
+        Ok((Self { shared, thread }, found))
+    }
+
+    /// Hands changes over; they are committed soon, in one batch with others.
+    pub(super) fn submit(&self, changes: Vec<Change>) {
+        if !changes.is_empty() {
+            self.shared.pending.lock().changes.extend(changes);
+            self.shared.wake.notify_one();
+        }
+    }
+
+    /// Hands changes over, and tells when they, and all that was handed over before, are durable.
+    pub(super) fn commit(&self, changes: Vec<Change>) -> Durable {
+        let (done, durable) = oneshot::channel();
+        let mut pending = self.shared.pending.lock();
+        pending.changes.extend(changes);
+        pending.waiters.push(Waiter {
+            since: Instant::now(),
+            done,
+        });
+        drop(pending);
+        self.shared.wake.notify_one();
+        durable
+    }
+
+    /// Commits what waits, and ends the thread. Blocks on the disk.
+    pub(super) fn close(&self) {
+        self.shared.pending.lock().closed = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the state's commit thread panicked");
+        }
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Commits {
+    fn run(mut self, shared: &Shared) {
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let (changes, mut waiters, closed) = take(shared);
+            let result = if changes.is_empty() {
+                Ok(())
+            } else {
+                self.commit(&changes)
+            };
+            match result {
+                Ok(()) => {
+                    pause = Duration::from_millis(50);
+                    if !changes.is_empty() {
+                        self.stats.state_commits_total.one();
+                    }
+                    for waiter in waiters {
+                        let _ = waiter.done.send(Ok(()));
+                    }
+                }
+                Err(error) => {
+                    self.stats.state_errors_total.one();
+                    tracing::warn!(%error, "the broker's state is not durable, trying again");
+                    self.db = None;
+                    give_up_on_old(&mut waiters, self.hold_max, &error);
+                    put_back(shared, changes, waiters);
+                    if closed {
+                        return;
+                    }
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(Duration::from_secs(5));
+                }
+            }
+            if closed {
+                return;
+            }
+        }
+    }
+
+    fn commit(&mut self, changes: &Changes) -> Result<(), StateError> {
+        let db = match &self.db {
+            Some(db) => db.clone(),
+            None => self.db.insert(open_db(&self.dir)?).clone(),
+        };
+        let mut batch = sled::Batch::default();
+        for (key, value) in changes {
+            self.add(&db, &mut batch, key, value.as_deref())?;
+        }
+        let syncs = durable::syncs_total();
+        db.apply_batch(batch)
+            .map_err(|e| StateError(e.to_string()))?;
+        durable::flush(&db, Some(syncs)).map_err(|e| StateError(e.to_string()))?;
+        no_blobs(&self.dir)
+    }
+
+    /// Replaces all pieces of `key`.
+    fn add(
+        &mut self,
+        db: &sled::Db,
+        batch: &mut sled::Batch,
+        key: &[u8],
+        value: Option<&[u8]>,
+    ) -> Result<(), StateError> {
+        if self.long.remove(key) {
+            for entry in db.scan_prefix(piece_prefix(key)).keys() {
+                batch.remove(entry.map_err(|e| StateError(e.to_string()))?);
+            }
+        }
+        let Some(value) = value else {
+            batch.remove(piece_key(key, 0));
+            return Ok(());
+        };
+        if value.len() > PIECE_BYTES {
+            self.long.insert(key.to_vec());
+        }
+        // The first is there also where the value is empty.
+        let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
+        batch.insert(piece_key(key, 0), first);
+        for (number, piece) in (1u16..).zip(rest.chunks(PIECE_BYTES)) {
+            batch.insert(piece_key(key, number), piece);
+        }
+        Ok(())
+    }
+}
+
+/// Waits for something to do.
+fn take(shared: &Shared) -> (Changes, Vec<Waiter>, bool) {
+    let mut pending = shared.pending.lock();
+    while pending.changes.is_empty() && pending.waiters.is_empty() && !pending.closed {
+        shared.wake.wait(&mut pending);
+    }
+    (
+        std::mem::take(&mut pending.changes),
+        std::mem::take(&mut pending.waiters),
+        pending.closed,
+    )
+}
+
+/// What came since then is newer and wins.
+fn put_back(shared: &Shared, changes: Changes, mut waiters: Vec<Waiter>) {
+    let mut pending = shared.pending.lock();
+    for (key, value) in changes {
+        pending.changes.entry(key).or_insert(value);
+    }
+    waiters.append(&mut pending.waiters);
+    pending.waiters = waiters;
+}
+
+fn give_up_on_old(waiters: &mut Vec<Waiter>, hold_max: Duration, error: &StateError) {
+    for waiter in waiters.extract_if(.., |w| w.since.elapsed() >= hold_max) {
+        let _ = waiter.done.send(Err(error.clone()));
+    }
+}
+
+/// `length of key | key`: so no key's pieces begin like another key's.
+fn piece_prefix(key: &[u8]) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(key.len() + 6);
+    prefix.extend(u32::try_from(key.len()).unwrap_or(u32::MAX).to_be_bytes());
+    prefix.extend(key);
+    prefix
+}
+
+fn piece_key(key: &[u8], number: u16) -> Vec<u8> {
+    let mut piece = piece_prefix(key);
+    piece.extend(number.to_be_bytes());
+    piece
+}
+
+/// sled opens what is damaged with a panic, so that is caught here.
+fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
+    let dir = dir.to_owned();
+    std::panic::catch_unwind(move || {
+        sled::Config::new()
+            .path(dir)
+            .segment_size(SEGMENT_BYTES)
+            .cache_capacity(CACHE_BYTES)
+            .flush_every_ms(None)
+            .open()
+    })
+    .map_err(|_| StateError("the database is damaged".to_owned()))?
+    .map_err(|e| StateError(e.to_string()))
+}
+
+fn no_blobs(dir: &Path) -> Result<(), StateError> {
+    let has_some = std::fs::read_dir(dir.join("blobs")).is_ok_and(|mut d| d.next().is_some());
+    if has_some {
+        return Err(StateError(
+            "a value went to a file that is not synced".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(sled::Db, Found), StateError> {
+    let first = open_db(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
+    let error = match first {
+        Ok((db, found)) => {
+            sync_new(dir);
+            return Ok((db, found));
+        }
+        Err(error) => error,
+    };
+    let aside = set_aside(dir, quarantine);
+    tracing::error!(%error, aside = ?aside, "sessions and retained messages are lost: the state was damaged");
+    let db = open_db(dir)?;
+    sync_new(dir);
+    Ok((db, Vec::new()))
+}
+
+/// The names of a new database must survive a power cut too.
+fn sync_new(dir: &Path) {
+    for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+        if let Err(error) = durable::sync_dir(dir) {
+            tracing::warn!(%error, "a directory could not be synced");
+        }
+    }
+}
+
+/// Moves the directory where it can be looked at; where that fails, it is removed, since a relay always starts.
+fn set_aside(dir: &Path, quarantine: &Path) -> Option<PathBuf> {
+    if std::fs::create_dir_all(quarantine).is_ok() {
+        for number in 1..10_000 {
+            let target = quarantine.join(format!("state-{number}"));
+            if !target.exists() && std::fs::rename(dir, &target).is_ok() {
+                return Some(target);
+            }
+        }
+    }
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::error!(%error, "damaged state can neither be moved nor removed");
+    }
+    None
+}
+
+/// Puts the pieces of each value together, in order of key.
+fn read_all(db: &sled::Db) -> Result<Found, StateError> {
+    let read = || {
+        let mut found: Found = Vec::new();
+        for entry in db.iter() {
+            let (piece, value) = entry.map_err(|e| StateError(e.to_string()))?;
+            let key = piece
+                .get(4..piece.len().saturating_sub(2))
+                .ok_or_else(|| StateError("a key is too short".to_owned()))?;
+            match found.last_mut() {
+                Some((last, whole)) if last == key => whole.extend_from_slice(&value),
+                _ => found.push((key.to_vec(), value.to_vec())),
+            }
+        }
+        Ok(found)
+    };
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
+        .map_err(|_| StateError("the database is damaged".to_owned()))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(root: &Path) -> (State, HashMap<Vec<u8>, Vec<u8>>) {
+        let (state, found) = State::open(
+            &root.join("state"),
+            &root.join("quarantine"),
+            Duration::from_secs(1),
+            Arc::default(),
+        )
+        .unwrap();
+        (state, found.into_iter().collect())
+    }
+
+    #[test]
+    fn what_was_committed_is_there_again_in_any_size() {
+        let root = tempfile::tempdir().unwrap();
+        let large = vec![7u8; 300_000];
+        {
+            let (state, found) = open(root.path());
+            assert!(found.is_empty());
+            let changes = vec![
+                (b"a".to_vec(), Some(b"1".to_vec())),
+                (b"".to_vec(), Some(Vec::new())),
+                (b"ab".to_vec(), Some(large.clone())),
+                (b"b".to_vec(), Some(large.clone())),
+            ];
+            state.commit(changes).blocking_recv().unwrap().unwrap();
+            let changes = vec![(b"b".to_vec(), Some(b"2".to_vec())), (b"a".to_vec(), None)];
+            state.commit(changes).blocking_recv().unwrap().unwrap();
+        }
+        let (_state, found) = open(root.path());
+        assert_eq!(found.len(), 3);
+        assert_eq!(found[&Vec::new()], b"");
+        assert_eq!(found[&b"ab".to_vec()], large);
+        assert_eq!(found[&b"b".to_vec()], b"2");
+    }
+
+    #[test]
+    fn damage_is_set_aside_and_the_relay_starts() {
+        let root = tempfile::tempdir().unwrap();
+        {
+            let (state, _) = open(root.path());
+            let value = vec![7u8; 100_000];
+            let changes = vec![(b"a".to_vec(), Some(value))];
+            state.commit(changes).blocking_recv().unwrap().unwrap();
+        }
+        let path = root.path().join("state/db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        for byte in &mut bytes[1_000..60_000] {
+            *byte ^= 0x55;
+        }
+        std::fs::write(&path, bytes).unwrap();
+        let (state, _) = open(root.path());
+        state
+            .commit(vec![(b"n".to_vec(), Some(vec![1]))])
+            .blocking_recv()
+            .unwrap()
+            .unwrap();
+    }
+}

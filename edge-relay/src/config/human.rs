@@ -1,0 +1,208 @@
+//! Durations and sizes as people write them: `"15s"`, `"10 min"`, `"64 MiB"`.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A duration, written as `"15s"`, `"1 h 30 min"` or `"7 days"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span(pub Duration);
+
+impl Span {
+    /// Whole seconds.
+    pub const fn seconds(seconds: u64) -> Self {
+        Self(Duration::from_secs(seconds))
+    }
+
+    /// Whole milliseconds.
+    pub const fn millis(millis: u64) -> Self {
+        Self(Duration::from_millis(millis))
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == "0" {
+            return Ok(Self(Duration::ZERO));
+        }
+        humantime::parse_duration(text.trim())
+            .map(Self)
+            .map_err(|_| {
+                format!("{text:?} is not a duration such as \"15s\", \"10 min\" or \"7 days\"")
+            })
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_duration(self.0).fmt(f)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A size in bytes, written as `"256 KiB"`, `"4 GiB"` or a plain number of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// Whole KiB.
+    pub const fn kib(count: u64) -> Self {
+        Self(count * 1024)
+    }
+
+    /// Whole MiB.
+    pub const fn mib(count: u64) -> Self {
+        Self::kib(count * 1024)
+    }
+
+    /// Whole GiB.
+    pub const fn gib(count: u64) -> Self {
+        Self::mib(count * 1024)
+    }
+
+    /// As a length in memory; the largest there is where it does not fit.
+    pub fn as_len(self) -> usize {
+        usize::try_from(self.0).unwrap_or(usize::MAX)
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<bytesize::ByteSize>()
+            .map(|size| Self(size.as_u64()))
+            .map_err(|_| format!("{text:?} is not a size such as \"256 KiB\" or \"4 GiB\""))
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(&str, u32); 4] = [("TiB", 40), ("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        for (unit, shift) in UNITS {
+            if self.0 != 0 && self.0.trailing_zeros() >= shift {
+                return write!(f, "{} {unit}", self.0 >> shift);
+            }
+        }
+        write!(f, "{} B", self.0)
+    }
+}
+
+impl Serialize for Size {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A list of texts; from the environment, where there are no lists, separated by commas.
+pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    struct ListVisitor;
+
+    impl<'de> serde::de::Visitor<'de> for ListVisitor {
+        type Value = Vec<String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a list of texts")
+        }
+
+        fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
+            Ok(text.split(',').map(|item| item.trim().to_owned()).collect())
+        }
+
+        fn visit_seq<A: serde::de::SeqAccess<'de>>(
+            self,
+            mut items: A,
+        ) -> Result<Self::Value, A::Error> {
+            let mut list = Vec::new();
+            while let Some(item) = items.next_element()? {
+                list.push(item);
+            }
+            Ok(list)
+        }
+    }
+
+    deserializer.deserialize_any(ListVisitor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_as_people_write_them() {
+        for (text, seconds) in [
+            ("15s", 15),
+            ("15 min", 900),
+            ("1h 30min", 5400),
+            ("7 days", 604_800),
+            ("0", 0),
+            ("0s", 0),
+        ] {
+            assert_eq!(text.parse::<Span>(), Ok(Span::seconds(seconds)), "{text}");
+        }
+        for text in ["", "15", "abc", "-1s", "15 parsecs"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_as_people_write_them() {
+        for (text, bytes) in [
+            ("256 KiB", 262_144),
+            ("4GiB", 4 << 30),
+            ("1 kB", 1000),
+            ("17", 17),
+            ("0 B", 0),
+        ] {
+            assert_eq!(text.parse::<Size>(), Ok(Size(bytes)), "{text}");
+        }
+        for text in ["", "KiB", "12 parsecs", "-1"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_durations_print_as_they_are_read() {
+        for size in [
+            Size(0),
+            Size(17),
+            Size::kib(256),
+            Size::mib(64),
+            Size::gib(4),
+            Size(1000),
+        ] {
+            assert_eq!(size.to_string().parse(), Ok(size));
+        }
+        for span in [
+            Span::seconds(0),
+            Span::seconds(15),
+            Span::seconds(604_800),
+            Span::millis(200),
+        ] {
+            assert_eq!(span.to_string().parse(), Ok(span));
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! What went wrong with a connection, in the eight words that logs, metrics and status use.
+//!
+//! Each error is classified once, here; what follows from the class is the state machine's.
+
+use std::fmt;
+use std::io;
+
+use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode as Code5, DisconnectReasonCode as Reason5};
+use rumqttc::{ConnectReturnCode as Code4, TlsError};
+use serde::{Deserialize, Serialize};
+
+/// Why the hub is out of reach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorClass {
+    /// The hub's name could not be resolved.
+    Dns,
+    /// No connection, or one that broke.
+    Connect,
+    /// Certificates, or the handshake.
+    Tls,
+    /// The hub does not know who we are.
+    Auth,
+    /// The hub knows and does not want.
+    Refused,
+    /// Another client used our client id: two gateways with one name.
+    TakenOver,
+    /// Nothing moved for too long.
+    Timeout,
+    /// The hub broke the rules of MQTT, or speaks another version.
+    Protocol,
+}
+
+impl ErrorClass {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 8] = [
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Auth,
+        Self::Refused,
+        Self::TakenOver,
+        Self::Timeout,
+        Self::Protocol,
+    ];
+
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Auth => "auth",
+            Self::Refused => "refused",
+            Self::TakenOver => "taken_over",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+        }
+    }
+
+    /// Whether someone has to change something before it can work: then the waits are long.
+    pub fn needs_a_change(self) -> bool {
+        match self {
+            Self::Auth | Self::Tls | Self::Refused | Self::TakenOver => true,
+            Self::Dns | Self::Connect | Self::Timeout | Self::Protocol => false,
+        }
+    }
+}
+
+impl fmt::Display for ErrorClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A failed connection: the class, and the words for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{class}: {detail}")]
+pub struct Failure {
+    /// The class.
+    pub class: ErrorClass,
+    /// What happened. Holds no secrets.
+    pub detail: String,
+    /// What it says about MQTT 5 at this hub, where it happened before CONNACK.
+    pub(crate) version: VersionHint,
+}
+
+/// What a failure before CONNACK says about the version that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum VersionHint {
+    /// Nothing.
+    None,
+    /// The hub closed, or answered what this version's parser cannot read: perhaps it does not know it.
+    Perhaps,
+    /// The hub said that it does not speak it.
+    Refused,
+}
+
+impl Failure {
+    /// A failure of `class`.
+    pub fn new(class: ErrorClass, detail: impl Into<String>) -> Self {
+        Self {
+            class,
+            detail: detail.into(),
+            version: VersionHint::None,
+        }
+    }
+
+    pub(crate) fn hint(mut self, version: VersionHint) -> Self {
+        self.version = version;
+        self
+    }
+}
+
+pub(crate) fn of_io(error: &io::Error) -> Failure {
+    let text = error.to_string();
+    let class = if text.contains("failed to lookup address")
+        || text.contains("could not resolve to any address")
+    {
+        ErrorClass::Dns
+    } else {
+        match error.kind() {
+            io::ErrorKind::TimedOut => ErrorClass::Timeout,
+            io::ErrorKind::InvalidData if is_tls(error) => ErrorClass::Tls,
+            _ => ErrorClass::Connect,
+        }
+    };
+    Failure::new(class, text)
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some()
+}
+
+fn of_tls(error: &TlsError) -> Failure {
+    match error {
+        TlsError::Io(inner) => of_io(inner),
+        other => Failure::new(ErrorClass::Tls, other.to_string()),
+    }
+}
+
+/// Classifies an error of rumqttc's MQTT 5 event loop.
+pub(crate) fn of_v5(error: &rumqttc::v5::ConnectionError) -> Failure {
+    use rumqttc::v5::mqttbytes::Error as Bytes;
+    use rumqttc::v5::{ConnectionError as C, StateError as S};
+    match error {
+        // A 3.1.1 CONNACK is too short for an MQTT 5 parser, which waits for the rest of it.
+        C::Timeout(_) => {
+            Failure::new(ErrorClass::Timeout, "no CONNACK in time").hint(VersionHint::Perhaps)
+        }
+        C::Tls(tls) => of_tls(tls),
+        C::Io(io) | C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => {
+            of_io(io).hint(VersionHint::Perhaps)
+        }
+        C::ConnectionRefused(code) => of_code5(*code),
+        C::NotConnAck(packet) => Failure::new(
+            ErrorClass::Protocol,
+            format!("{packet:?} instead of CONNACK"),
+        )
+        .hint(VersionHint::Perhaps),
+        C::RequestsDone => Failure::new(ErrorClass::Connect, "stopped"),
+        C::MqttState(S::ConnectionAborted) => {
+            Failure::new(ErrorClass::Connect, "the hub closed the connection")
+                .hint(VersionHint::Perhaps)
+        }
+        C::MqttState(S::ServerDisconnect {
+            reason_code,
+            reason_string,
+        }) => of_disconnect(*reason_code, reason_string.as_deref()),
+        C::MqttState(S::AwaitPingResp | S::CollisionTimeout) => {
+            Failure::new(ErrorClass::Timeout, error.to_string())
+        }
+        C::MqttState(S::Deserialization(Bytes::InvalidConnectReturnCode(1))) => {
+            Failure::new(ErrorClass::Protocol, "the hub does not speak MQTT 5")
+                .hint(VersionHint::Refused)
+        }
+        C::MqttState(_) => {
+            Failure::new(ErrorClass::Protocol, error.to_string()).hint(VersionHint::Perhaps)
+        }
+    }
+}
+
+fn of_code5(code: Code5) -> Failure {
+    let class = match code {
+        Code5::BadUserNamePassword
+        | Code5::NotAuthorized
+        | Code5::BadAuthenticationMethod
+        | Code5::Banned => ErrorClass::Auth,
+        Code5::UnsupportedProtocolVersion
+        | Code5::RefusedProtocolVersion
+        | Code5::MalformedPacket
+        | Code5::ProtocolError => ErrorClass::Protocol,
+        Code5::ServerUnavailable | Code5::ServerBusy | Code5::ServiceUnavailable => {
+            ErrorClass::Connect
+        }
+        _ => ErrorClass::Refused,
+    };
+    let version = match code {
+        Code5::UnsupportedProtocolVersion | Code5::RefusedProtocolVersion => VersionHint::Refused,
+        _ => VersionHint::None,
+    };
+    Failure::new(class, format!("CONNACK {code:?}")).hint(version)
+}
+
+fn of_disconnect(reason: Reason5, words: Option<&str>) -> Failure {
+    let class = match reason {
+        Reason5::SessionTakenOver => ErrorClass::TakenOver,
+        Reason5::NotAuthorized => ErrorClass::Auth,
+        Reason5::ServerBusy
+        | Reason5::ServerShuttingDown
+        | Reason5::NormalDisconnection
+        | Reason5::MessageRateTooHigh
+        | Reason5::ConnectionRateExceeded
+        | Reason5::MaximumConnectTime
+        | Reason5::AdministrativeAction => ErrorClass::Connect,
+        Reason5::KeepAliveTimeout => ErrorClass::Timeout,
+        Reason5::MalformedPacket
+        | Reason5::ProtocolError
+        | Reason5::ReceiveMaximumExceeded
+        | Reason5::TopicAliasInvalid => ErrorClass::Protocol,
+        _ => ErrorClass::Refused,
+    };
+    let words = words.unwrap_or("no reason string");
+    Failure::new(class, format!("DISCONNECT {reason:?} ({words})"))
+}
+
+/// Classifies an error of rumqttc's MQTT 3.1.1 event loop.
+pub(crate) fn of_v4(error: &rumqttc::ConnectionError) -> Failure {
+    use rumqttc::mqttbytes::Error as Bytes;
+    use rumqttc::{ConnectionError as C, StateError as S};
+    match error {
+        C::NetworkTimeout | C::FlushTimeout => Failure::new(ErrorClass::Timeout, error.to_string()),
+        C::Tls(tls) => of_tls(tls),
+        C::Io(io) | C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => of_io(io),
+        C::ConnectionRefused(code) => {
+            let class = match code {
+                Code4::BadUserNamePassword | Code4::NotAuthorized => ErrorClass::Auth,
+                Code4::RefusedProtocolVersion => ErrorClass::Protocol,
+                Code4::ServiceUnavailable => ErrorClass::Connect,
+                Code4::BadClientId | Code4::Success => ErrorClass::Refused,
+            };
+            Failure::new(class, format!("CONNACK {code:?}"))
+        }
+        C::NotConnAck(packet) => Failure::new(
+            ErrorClass::Protocol,
+            format!("{packet:?} instead of CONNACK"),
+        ),
+        C::RequestsDone => Failure::new(ErrorClass::Connect, "stopped"),
+        C::MqttState(S::ConnectionAborted) => {
+            Failure::new(ErrorClass::Connect, "the hub closed the connection")
+        }
+        C::MqttState(S::AwaitPingResp | S::CollisionTimeout) => {
+            Failure::new(ErrorClass::Timeout, error.to_string())
+        }
+        C::MqttState(_) => Failure::new(ErrorClass::Protocol, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_hub_says_has_one_class() {
+        assert_eq!(of_code5(Code5::NotAuthorized).class, ErrorClass::Auth);
+        assert_eq!(of_code5(Code5::ServerBusy).class, ErrorClass::Connect);
+        assert_eq!(
+            of_code5(Code5::ClientIdentifierNotValid).class,
+            ErrorClass::Refused
+        );
+        let version = of_code5(Code5::UnsupportedProtocolVersion);
+        assert_eq!(
+            (version.class, version.version),
+            (ErrorClass::Protocol, VersionHint::Refused)
+        );
+        assert_eq!(
+            of_disconnect(Reason5::SessionTakenOver, None).class,
+            ErrorClass::TakenOver
+        );
+    }
+
+    #[test]
+    fn a_name_that_does_not_resolve_is_dns() {
+        use std::net::ToSocketAddrs;
+        let error = ("no-such-host.invalid", 1).to_socket_addrs().unwrap_err();
+        assert_eq!(of_io(&error).class, ErrorClass::Dns);
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        assert_eq!(of_io(&refused).class, ErrorClass::Connect);
+    }
+}

@@ -1,0 +1,574 @@
+//! The link's loop: read ahead, send what fits, take answers, confirm, and watch that something moves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinError;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{
+    Care, Confirms, Feed, Flying, Item, Link, LinkEnd, LinkEvent, LinkParts, Memory, Portion,
+};
+use crate::backlog::{BacklogError, Refusal};
+use crate::classify::{ErrorClass, Failure};
+use crate::connection::{self, HubLimits, LaneEvent};
+use crate::inflight::Ticket;
+use crate::lanes::Lanes;
+use crate::packet::{Outgoing, Packing};
+use crate::status::LimitedBy;
+use crate::version::Version;
+
+/// Acknowledgements are confirmed after so long, or when so many are there, or when nothing else is to do.
+const CONFIRM_AFTER: Duration = Duration::from_millis(50);
+const CONFIRM_COUNT: usize = 500;
+/// Read ahead while fewer readings wait.
+const READ_AHEAD_BELOW: usize = 512;
+/// How long a link that is told to end waits for what is in flight.
+const FAREWELL: Duration = Duration::from_secs(1);
+const STORAGE_RETRY: Duration = Duration::from_secs(1);
+/// The slowest link on which one large reading may be told from nothing moving, in bytes a second.
+const RATE_MIN: u64 = 2_000;
+
+impl Link {
+    pub(super) async fn prepare(
+        parts: LinkParts,
+        version: Version,
+        mut memory: Memory,
+        events: mpsc::Sender<LinkEvent>,
+        lane_events: mpsc::Sender<LaneEvent>,
+    ) -> Result<Self, (Failure, Memory)> {
+        let begun = {
+            let parts = parts.clone();
+            tokio::task::spawn_blocking(move || {
+                let epoch = parts.backlog.epochs().last().map(|state| state.epoch);
+                connection::load_tls(&parts.settings.hub, parts.clock, parts.time_floor)
+                    .map(|tls| (epoch, tls))
+            })
+            .await
+            .unwrap_or_else(|error| Err(crashed(&error)))
+        };
+        let (epoch, tls) = match begun {
+            Ok(begun) => begun,
+            Err(failure) => return Err((failure, memory)),
+        };
+        let village = &parts.settings.village;
+        let client_id =
+            epoch.map_or_else(|| village.to_string(), |epoch| format!("{village}-{epoch}"));
+        memory.pace.reconnected();
+        let now = parts.began.elapsed();
+        let connections_max = usize::from(parts.settings.hub.connections_max);
+        let care = Care::new(memory.suspects.mode());
+        Ok(Self {
+            version,
+            tls,
+            client_id,
+            memory,
+            events,
+            lane_events,
+            connections: Vec::new(),
+            lane_of_connection: Vec::new(),
+            connection_of_lane: Vec::new(),
+            limits: HubLimits {
+                receive_maximum: None,
+                packet_bytes_max: None,
+                retain: true,
+            },
+            accepted: false,
+            ask_only: false,
+            opening: 0,
+            connections_max,
+            starved_since: None,
+            connected_in: None,
+            feed: Feed::default(),
+            read_job: None,
+            lanes: Lanes::new(),
+            put_off: Vec::new(),
+            flying: std::collections::HashMap::new(),
+            next_ticket: 0,
+            next_order: 0,
+            care,
+            taken_here: 0,
+            refused_here: 0,
+            confirms: Confirms::default(),
+            confirm_job: None,
+            storage_retry_at: Duration::ZERO,
+            rewind_wanted: false,
+            busy: false,
+            progress_at: now,
+            moved: false,
+            moved_counts: (0, 0),
+            parts,
+        })
+    }
+
+    pub(super) async fn run(
+        mut self,
+        mut inbox: mpsc::Receiver<LaneEvent>,
+        stop: CancellationToken,
+    ) -> LinkEnd {
+        self.open_connection();
+        let ended = self.work(&mut inbox, &stop).await;
+        self.last_answers(&mut inbox, ended.is_ok()).await;
+        let loss = self.loss();
+        for connection in self.connections.drain(..).flatten() {
+            if ended.is_ok() {
+                connection.close().await;
+            }
+        }
+        let failure = ended.err();
+        if let Some(failure) = &failure {
+            self.account_loss(loss, failure).await;
+        }
+        self.confirm_all().await;
+        self.tell_moved().await;
+        self.parts.board.update(|board| {
+            board.version = None;
+            board.connections = 0;
+            board.in_flight = 0;
+            board.limited_by = LimitedBy::Nothing;
+        });
+        LinkEnd {
+            failure,
+            accepted: self.accepted,
+            memory: self.memory,
+        }
+    }
+
+    async fn work(
+        &mut self,
+        inbox: &mut mpsc::Receiver<LaneEvent>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let mut appended = self.parts.backlog.appended();
+        loop {
+            self.fill().await?;
+            self.begin_read();
+            self.begin_confirm();
+            self.show_and_tell().await;
+            let wait = if self.confirms.is_empty() && self.put_off.is_empty() {
+                Duration::from_millis(500)
+            } else {
+                CONFIRM_AFTER
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                event = inbox.recv() => {
+                    let mut next = event;
+                    while let Some(event) = next {
+                        self.take_event(event).await?;
+                        next = inbox.try_recv().ok();
+                    }
+                }
+                read = join(&mut self.read_job) => self.take_read(read),
+                done = join(&mut self.confirm_job) => self.take_confirmed(done).await,
+                changed = appended.changed() => {
+                    if changed.is_err() {
+                        return Err(Failure::new(ErrorClass::Connect, "the backlog is closed"));
+                    }
+                    self.feed.exhausted = false;
+                    self.rewind_wanted = true;
+                }
+                () = tokio::time::sleep(wait) => self.tell_moved().await,
+            }
+            self.watch()?;
+        }
+    }
+
+    /// What the hub said before the link ended still counts. One that was told to end waits a moment for what is
+    /// in flight, or it would go a second time.
+    async fn last_answers(&mut self, inbox: &mut mpsc::Receiver<LaneEvent>, told_to: bool) {
+        let moment = if told_to { FAREWELL } else { Duration::ZERO };
+        let until = tokio::time::Instant::now() + moment;
+        while !self.flying.is_empty() {
+            let event = match inbox.try_recv() {
+                Ok(event) => event,
+                Err(_) => match tokio::time::timeout_at(until, inbox.recv()).await {
+                    Ok(Some(event)) => event,
+                    _ => return,
+                },
+            };
+            if let LaneEvent::Answers { lane, answers } = event
+                && self.take_answers(lane, answers).await.is_err()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn take_event(&mut self, event: LaneEvent) -> Result<(), Failure> {
+        match event {
+            LaneEvent::Up { lane, limits } => {
+                self.connection_up(lane, limits);
+                if !self.accepted {
+                    self.accepted = true;
+                    self.progress_at = self.now();
+                    self.say(LinkEvent::Up).await;
+                }
+                Ok(())
+            }
+            LaneEvent::Answers { lane, answers } => self.take_answers(lane, answers).await,
+            LaneEvent::Down { lane, failure } => self.connection_down(lane, failure),
+        }
+    }
+
+    /// Gives the connections what fits.
+    async fn fill(&mut self) -> Result<(), Failure> {
+        if !self.accepted || self.ask_only {
+            return Ok(());
+        }
+        self.bring_back_put_off();
+        while self.flying.is_empty() || (self.care.is_off() && self.memory.pace.has_room()) {
+            if self.care.wants_probe() {
+                if !self.send_probe()? {
+                    return Ok(());
+                }
+                continue;
+            }
+            let Some(lane) = self.lanes.ready(|item| item.order) else {
+                return Ok(());
+            };
+            let Some(item) = self.lanes.take(lane) else {
+                return Ok(());
+            };
+            self.send(lane, item, false).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn send(
+        &mut self,
+        lane: usize,
+        item: Item,
+        probe: bool,
+    ) -> Result<(), Failure> {
+        let retain = item.reading.retain
+            && self.memory.retained.allows(
+                &item.reading.topic,
+                item.epoch_age,
+                item.epoch,
+                item.reading.sequence,
+            );
+        let packed = self
+            .packing()
+            .pack(&item.village, item.epoch, &item.reading, retain);
+        match packed {
+            Ok(outgoing) => {
+                let again = self.memory.sent_to.get(&item.epoch);
+                if again.is_some_and(|to| item.reading.sequence <= *to) {
+                    self.parts.board.update(|b| b.counters.resent_readings += 1);
+                }
+                self.launch(lane, Some(item), outgoing, probe)
+            }
+            Err(unsendable) => {
+                let client = Arc::clone(&item.reading.client_id);
+                self.put_aside(&item, &unsendable.to_string()).await;
+                self.lanes.landed(lane, &client);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn packing(&self) -> Packing<'_> {
+        Packing {
+            template: &self.parts.settings.hub.topic,
+            clock: self.parts.clock.as_ref(),
+            v5: self.version == Version::V5,
+            packet_bytes_max: self.limits.packet_bytes_max,
+            retain: self.limits.retain,
+        }
+    }
+
+    pub(super) fn launch(
+        &mut self,
+        lane: usize,
+        item: Option<Item>,
+        outgoing: Outgoing,
+        probe: bool,
+    ) -> Result<(), Failure> {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let bytes = outgoing.size_bytes();
+        let connection = self
+            .connection_of_lane
+            .get(lane)
+            .and_then(|n| self.connections.get(*n))
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Failure::new(ErrorClass::Connect, "the connection ended"))?;
+        connection.publish(ticket, outgoing)?;
+        let now = self.now();
+        if self.flying.is_empty() {
+            self.progress_at = now;
+        }
+        let starved = self.lanes.queued() == 0;
+        let departure = self.memory.pace.departed(bytes, now, starved);
+        let flying = Flying {
+            lane,
+            item,
+            departure,
+            probe,
+            bytes,
+        };
+        self.flying.insert(ticket, flying);
+        Ok(())
+    }
+
+    fn begin_read(&mut self) {
+        let wanted = self.accepted
+            && !self.ask_only
+            && self.read_job.is_none()
+            && !self.feed.exhausted
+            && self.lanes.queued() < READ_AHEAD_BELOW
+            && self.now() >= self.storage_retry_at;
+        if wanted {
+            let feed = self.feed.clone();
+            let backlog = Arc::clone(&self.parts.backlog);
+            let job = tokio::task::spawn_blocking(move || feed.read(backlog.as_ref()));
+            self.read_job = Some(job);
+        }
+    }
+
+    fn take_read(&mut self, read: Result<Result<Option<Portion>, BacklogError>, JoinError>) {
+        self.read_job = None;
+        let portion = match read {
+            Ok(Ok(portion)) => portion,
+            Ok(Err(error)) => return self.storage_failed(&error),
+            Err(error) => return self.storage_failed(&error),
+        };
+        self.feed.advance(portion.as_ref());
+        let Some(portion) = portion else { return };
+        for reading in portion.readings {
+            self.next_order += 1;
+            self.lanes.push(Item {
+                order: self.next_order,
+                epoch: portion.epoch,
+                epoch_age: portion.epoch_age,
+                village: Arc::clone(&portion.village),
+                reading,
+            });
+        }
+    }
+
+    pub(super) fn storage_failed(&mut self, error: &dyn std::fmt::Display) {
+        warn!(%error, "the backlog failed; trying again");
+        self.storage_retry_at = self.now() + STORAGE_RETRY;
+        self.parts
+            .board
+            .update(|board| board.limited_by = LimitedBy::Storage);
+    }
+
+    fn begin_confirm(&mut self) {
+        let due = self.confirms.len() >= CONFIRM_COUNT
+            || self.flying.is_empty()
+            || self.now().saturating_sub(self.confirm_since()) >= CONFIRM_AFTER;
+        if self.confirm_job.is_some()
+            || self.confirms.is_empty()
+            || !due
+            || self.now() < self.storage_retry_at
+        {
+            return;
+        }
+        let mut confirms = self.confirms.take();
+        let backlog = Arc::clone(&self.parts.backlog);
+        self.confirm_job = Some(tokio::task::spawn_blocking(move || {
+            let result = confirms.confirm(backlog.as_ref());
+            (confirms, result)
+        }));
+    }
+
+    fn confirm_since(&self) -> Duration {
+        self.confirms.since().unwrap_or_default()
+    }
+
+    async fn take_confirmed(
+        &mut self,
+        done: Result<(Confirms, Result<(), BacklogError>), JoinError>,
+    ) {
+        self.confirm_job = None;
+        match done {
+            Ok((_, Ok(()))) => self.say(LinkEvent::Confirmed).await,
+            Ok((rest, Err(error))) => {
+                self.confirms.put_back(rest);
+                self.storage_failed(&error);
+            }
+            // What it held is sent again: at least once.
+            Err(error) => error!(%error, "a confirmation was lost; its readings go again"),
+        }
+        self.tell_moved().await;
+    }
+
+    /// At the end: nothing that was acknowledged is left unsaid, where the disk lets it.
+    async fn confirm_all(&mut self) {
+        if let Some(job) = self.confirm_job.take() {
+            let done = job.await;
+            self.take_confirmed(done).await;
+        }
+        if let Some(job) = self.read_job.take() {
+            let _ = job.await;
+        }
+        self.storage_retry_at = Duration::ZERO;
+        self.flying.clear();
+        self.begin_confirm();
+        if let Some(job) = self.confirm_job.take() {
+            let done = job.await;
+            self.take_confirmed(done).await;
+        }
+    }
+
+    /// Moves a reading that the hub never takes out of the way.
+    pub(super) async fn put_aside(&mut self, item: &Item, reason: &str) {
+        let (epoch, sequence) = (item.epoch, item.reading.sequence);
+        warn!(%epoch, %sequence, reason, "the hub never takes this reading: it is put aside");
+        if self.refuse(epoch, sequence, reason).await {
+            self.memory.strikes.remove(&(epoch, sequence));
+            self.care.passed((epoch, sequence));
+        } else {
+            // Still in the backlog: it is read again once everything else is through.
+            self.rewind_wanted = true;
+        }
+    }
+
+    pub(super) async fn refuse(
+        &mut self,
+        epoch: crate::identity::Epoch,
+        sequence: crate::identity::Sequence,
+        reason: &str,
+    ) -> bool {
+        let backlog = Arc::clone(&self.parts.backlog);
+        let refusal = Refusal {
+            reason: reason.to_owned(),
+        };
+        let job = tokio::task::spawn_blocking(move || backlog.refuse(epoch, sequence, &refusal));
+        match job.await {
+            Ok(Ok(())) => {
+                self.parts
+                    .board
+                    .update(|board| board.counters.refused_readings += 1);
+                true
+            }
+            Ok(Err(error)) => {
+                self.storage_failed(&error);
+                false
+            }
+            Err(error) => {
+                self.storage_failed(&error);
+                false
+            }
+        }
+    }
+
+    /// Fails the link when readings are in flight and nothing moves.
+    fn watch(&self) -> Result<(), Failure> {
+        if self.flying.is_empty() {
+            return Ok(());
+        }
+        let still = self.now().saturating_sub(self.progress_at);
+        let patience = self.parts.settings.hub.progress_timeout;
+        if still < patience {
+            return Ok(());
+        }
+        let largest = self.flying.values().map(|f| f.bytes as u64).max();
+        let extra = largest.unwrap_or(0).saturating_sub(8 * 1024) * 1000 / RATE_MIN;
+        if still < patience + Duration::from_millis(extra) {
+            return Ok(());
+        }
+        let words = format!(
+            "{} readings in flight and no acknowledgement for {still:?}",
+            self.flying.len()
+        );
+        Err(Failure::new(ErrorClass::Timeout, words))
+    }
+
+    async fn show_and_tell(&mut self) {
+        let idle = !self.has_work() && self.read_job.is_none();
+        if idle && self.rewind_wanted && self.accepted {
+            // Everything sent is confirmed: whatever is unconfirmed now came back, or was skipped.
+            self.rewind_wanted = false;
+            self.feed.rewind();
+            self.begin_read();
+            return;
+        }
+        let busy = if idle {
+            self.busy && !self.feed.exhausted
+        } else {
+            // A read that may find nothing is no work yet.
+            self.busy || self.has_work()
+        };
+        if self.accepted && busy != self.busy {
+            self.busy = busy;
+            debug!(busy, "link");
+            let event = if busy {
+                LinkEvent::Filled
+            } else {
+                LinkEvent::Emptied
+            };
+            self.say(event).await;
+        }
+        self.grow_if_starved();
+        let (in_flight, limited_by) = (self.flying.len(), self.limited_by());
+        let (rate, round_trip) = (self.memory.pace.rate(), self.memory.pace.round_trip());
+        let now = self.now();
+        let storage_failing = now < self.storage_retry_at;
+        self.parts.board.update(|board| {
+            board.in_flight = in_flight;
+            board.rate = rate;
+            board.round_trip = round_trip;
+            if !storage_failing {
+                board.limited_by = limited_by;
+            }
+        });
+    }
+
+    fn has_work(&self) -> bool {
+        !self.flying.is_empty()
+            || self.lanes.queued() > 0
+            || !self.put_off.is_empty()
+            || !self.confirms.is_empty()
+            || self.confirm_job.is_some()
+    }
+
+    fn limited_by(&self) -> LimitedBy {
+        if self.flying.is_empty() && self.lanes.queued() == 0 {
+            LimitedBy::Nothing
+        } else if !self.care.is_off() {
+            LimitedBy::Suspect
+        } else if !self.memory.pace.has_room() {
+            LimitedBy::Link
+        } else if self.lanes.starved() {
+            LimitedBy::ReceiveMaximum
+        } else if self.lanes.queued() == 0 && !self.feed.exhausted {
+            LimitedBy::Storage
+        } else {
+            LimitedBy::Nothing
+        }
+    }
+
+    pub(super) async fn tell_moved(&mut self) {
+        if std::mem::take(&mut self.moved) {
+            self.say(LinkEvent::Moved).await;
+        }
+    }
+
+    async fn say(&self, event: LinkEvent) {
+        // An error means that the bridge is gone; then the stop comes next.
+        let _ = self.events.send(event).await;
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.parts.began.elapsed()
+    }
+}
+
+fn crashed(error: &JoinError) -> Failure {
+    Failure::new(ErrorClass::Connect, error.to_string())
+}
+
+/// Waits for a job, where there is one; without one, for ever.
+async fn join<T>(job: &mut Option<tokio::task::JoinHandle<T>>) -> Result<T, JoinError> {
+    match job {
+        Some(job) => job.await,
+        None => std::future::pending().await,
+    }
+}

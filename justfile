@@ -1,0 +1,25 @@
+# The recipes are what CI runs (.ci/run), by name.
+
+# What CI checks, all of it.
+ci:
+    bash .ci/run
+
+# Install what the tests need, build, run every test.
+test *filter:
+    tests/run {{filter}}
+
+# Formatting, lints, documentation, dependencies: quick.
+check:
+    bash .ci/run fmt dependencies clippy docs
+
+# systemd unit, image, manifests: builds the static binary and runs the demo with it.
+deploy:
+    bash .ci/run deploy
+
+# A village, a bad uplink and a hub on this machine, in a minute.
+demo:
+    cargo run --release -p edge-relay -- demo
+
+# The store's benches; the figures and their commands stand in docs/performance.md.
+bench:
+    cargo bench -p edge-relay
