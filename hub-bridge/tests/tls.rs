@@ -1,5 +1,10 @@
 //! `mqtts://` to a real hub: the certificate counts, also where the village's clock stands in 1970.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a double that cannot go on fails the test"
+)]
+
 mod support;
 
 use std::time::Duration;
