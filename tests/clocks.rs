@@ -20,7 +20,7 @@ fn village(clock: &Clock, time_zone: &str, hub: std::net::SocketAddr) -> Relay {
         .set("drain.stagger", "0s");
     relay
         .set("clock.trust", "always")
-        .set("hub.retry_max", "300ms");
+        .set("hub.retry_max", "1s");
     clock.rule(&mut relay);
     relay
 }

@@ -9,7 +9,7 @@ fn relay_with_backlog(uplink: &Proxy, ledger: &Ledger, readings: u64) -> Relay {
     let mut relay = Relay::new(uplink.address);
     relay
         .set("hub.retry_first", "50ms")
-        .set("hub.retry_max", "300ms");
+        .set("hub.retry_max", "1s");
     relay
         .set("hub.connect_timeout", "1s")
         .set("hub.progress_timeout", "1s");

@@ -179,7 +179,7 @@ fn a_power_cut_keeps_what_was_synced_and_no_more() {
             .unwrap()
             .sync_all()
             .unwrap();
-        disk.cut(|| (), || ());
+        disk.cut(None);
         assert_eq!(std::fs::read(&synced).unwrap(), vec![round; 10_000]);
     }
     disk.fill(1 << 20);

@@ -9,7 +9,6 @@ use harness::meter::Habits;
 use harness::packet::{self, Connect, Publish, Version, kind};
 use harness::{Disk, Fleet, Hub, Ledger, Meter, Proxy, Raw, Relay, Subscriber, VILLAGE};
 use harness::{seed, setting, skip, wait_for, within};
-use nix::sys::signal::{Signal, kill};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -60,7 +59,7 @@ fn no_acknowledged_reading_is_lost_by_kill_9() {
     let uplink = Proxy::start(hub.address);
     let mut relay = Relay::new(uplink.address);
     relay
-        .set("hub.retry_max", "500ms")
+        .set("hub.retry_max", "1s")
         .set("backlog.segment_bytes", "2 MiB");
     let fleet = Fleet::start(village(&relay, &ledger, &[200, 200, 2_000, 20_000]));
     for round in 0..setting("RELAY_TEST_KILLS", 20) {
@@ -97,7 +96,7 @@ fn no_acknowledged_reading_is_lost_by_a_power_cut() {
         disk.mount_point().join("data").to_str().unwrap(),
     );
     relay
-        .set("hub.retry_max", "500ms")
+        .set("hub.retry_max", "1s")
         .set("backlog.segment_bytes", "8 MiB");
     relay.set("backlog.disk_free_min", "16 MiB");
     let largest = (256 << 10) - 100;
@@ -110,9 +109,7 @@ fn no_acknowledged_reading_is_lost_by_a_power_cut() {
         }
         relay.start();
         wait_acknowledged(&ledger, random.random_range(1..200));
-        let pid = relay.pid();
-        disk.cut(|| relay.freeze(), || kill(pid, Signal::SIGKILL).unwrap());
-        relay.kill();
+        disk.cut(Some(&mut relay));
     }
     uplink.restore();
     relay.start();
@@ -145,7 +142,7 @@ fn a_pubrec_means_on_disk_and_the_reading_is_stored_once() {
     let uplink = Proxy::start(hub.address);
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
-    relay.set("hub.retry_max", "500ms").start();
+    relay.set("hub.retry_max", "1s").start();
     let key = Key {
         meter: ledger.meter("meters/two"),
         number: 1,

@@ -128,7 +128,7 @@ fn relay_without_hub() -> Relay {
     let mut relay = Relay::new(harness::port::free());
     relay
         .set("backlog.segment_bytes", "1 MiB")
-        .set("hub.retry_max", "500ms");
+        .set("hub.retry_max", "1s");
     relay
 }
 

@@ -12,7 +12,7 @@ fn quick_relay(hub: std::net::SocketAddr) -> Relay {
     let mut relay = Relay::new(hub);
     relay
         .set("hub.retry_first", "50ms")
-        .set("hub.retry_max", "300ms");
+        .set("hub.retry_max", "1s");
     relay
         .set("hub.progress_timeout", "2s")
         .set("hub.connect_timeout", "2s");

@@ -18,7 +18,7 @@ fn memory_and_start_up_do_not_grow_with_the_backlog() {
     uplink.cut();
     let mut relay = Relay::new(uplink.address);
     relay
-        .set("hub.retry_max", "500ms")
+        .set("hub.retry_max", "1s")
         .set("backlog.segment_bytes", "2 MiB")
         .start();
     let mut habits = Habits::new(relay.mqtt);

@@ -115,7 +115,7 @@ fn two_days_of_a_household_arrive_exactly_as_sent() {
     });
     let uplink = Proxy::start(hub.address);
     let mut relay = Relay::new(uplink.address);
-    relay.set("hub.retry_max", "500ms").start();
+    relay.set("hub.retry_max", "1s").start();
 
     let (first, second) = readings.split_at(readings.len() / 2);
     publish(relay.mqtt, first);

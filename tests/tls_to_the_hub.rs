@@ -66,8 +66,8 @@ fn relay(port: u16, authority: &Authority, client: &Authority) -> Relay {
     relay.set("hub.cert_file", path(client.file("gateway.pem")));
     relay.set("hub.key_file", path(client.file("gateway.key")));
     relay
-        .set("hub.retry_max", "500ms")
-        .set("hub.retry_max_rejected", "500ms");
+        .set("hub.retry_max", "1s")
+        .set("hub.retry_max_rejected", "1s");
     relay
 }
 

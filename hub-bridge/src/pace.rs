@@ -152,12 +152,10 @@ impl Pace {
     }
 
     fn note_round_trip(&mut self, round_trip: Duration, now: Duration) {
-        if let Some(until) = self.refreshing_until {
-            if now >= until {
-                self.refreshing_until = None;
-                self.round_trip_min = Some((round_trip, now));
-                return;
-            }
+        if self.refreshing_until.is_some_and(|until| now >= until) {
+            self.refreshing_until = None;
+            self.round_trip_min = Some((round_trip, now));
+            return;
         }
         match self.round_trip_min {
             Some((least, _)) if round_trip <= least => {
@@ -230,7 +228,7 @@ mod tests {
             }
         }
         #[allow(clippy::cast_precision_loss)]
-        let part = carried as f64 / (rate * (end - from).as_secs_f64());
+        let part = carried as f64 / (rate * end.saturating_sub(from).as_secs_f64());
         (part, most)
     }
 

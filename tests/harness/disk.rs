@@ -13,6 +13,8 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::relay::Relay;
+
 /// A mounted ext4 image.
 #[derive(Debug)]
 pub struct Disk {
@@ -74,16 +76,18 @@ impl Disk {
         )
     }
 
-    /// Cuts the power and starts the machine again: `stop` must halt every writer where it stands, `kill`
-    /// end it. What is mounted after this is what was on the disk at that moment.
+    /// Cuts the power and starts the machine again: `writer` is halted where it stands and ended. What is mounted
+    /// after this is what was on the disk at that moment.
     #[track_caller]
-    pub fn cut(&mut self, stop: impl FnOnce(), kill: impl FnOnce()) {
+    pub fn cut(&mut self, mut writer: Option<&mut Relay>) {
         let canary = self.mount_point().join("canary");
         File::create(&canary)
             .unwrap()
             .write_all(&[7; 5000])
             .unwrap();
-        stop();
+        if let Some(relay) = &writer {
+            relay.freeze();
+        }
         shutdown::shut_down(&File::open(self.mount_point()).unwrap()).unwrap();
         let before = self.image();
         self.generation += 1;
@@ -92,7 +96,9 @@ impl Disk {
             &["--sparse=always", path(&before), path(&self.image())],
         )
         .unwrap();
-        kill();
+        if let Some(relay) = &mut writer {
+            relay.kill();
+        }
         run("umount", &[path(&self.mount_point())]).unwrap();
         fs::remove_file(before).unwrap();
         self.mount().unwrap();

@@ -77,12 +77,24 @@ pub struct Ledger {
     books: Arc<Mutex<Books>>,
     /// What stands before a meter's topic at the hub.
     prefix: String,
+    /// Whether an arrival without identity is a violation.
+    identities: bool,
 }
 
 impl Ledger {
     /// An empty ledger for `village`, with the default topic at the hub.
     pub fn new(village: &str) -> Self {
-        Self::with_prefix(&format!("villages/{village}/"))
+        Self {
+            identities: true,
+            ..Self::with_prefix(&format!("villages/{village}/"))
+        }
+    }
+
+    /// The same ledger for a hub that is spoken to without identities (MQTT 3.1.1).
+    #[must_use]
+    pub fn without_identities(mut self) -> Self {
+        self.identities = false;
+        self
     }
 
     /// An empty ledger for a hub that has `prefix` before each meter's topic.
@@ -90,6 +102,7 @@ impl Ledger {
         Self {
             books: Arc::default(),
             prefix: prefix.to_owned(),
+            identities: false,
         }
     }
 
@@ -100,6 +113,7 @@ impl Ledger {
         Self {
             books: Arc::new(Mutex::new(books)),
             prefix: self.prefix.clone(),
+            identities: self.identities,
         }
     }
 
@@ -156,6 +170,10 @@ impl Ledger {
             return;
         };
         let identity = publish.user_property("id").map(read_identity);
+        if self.identities && identity.is_none() {
+            let nameless = format!("{key:?} arrived without an identity");
+            books.violations.push(nameless);
+        }
         if let Err(violation) = books.arrive(&self.prefix, key, identity, publish) {
             books.violations.push(violation);
         }
