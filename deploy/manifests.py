@@ -1,10 +1,11 @@
-"""What the schemas cannot know about the manifests: that they mean what deploy/README.md says.
+"""What the schemas cannot know about the manifests and the image: that they mean what deploy/README.md says.
 
 Usage: manifests.py BASE_DIRECTORY RENDERED_FILE_OR_ABSENT
 """
 
 import pathlib
 import sys
+import tomllib
 
 import yaml
 
@@ -93,7 +94,15 @@ def check_cron_job(docs):
     hold("--token-file" in arguments, "the job has no token")
 
 
+def check_toolchain():
+    pinned = tomllib.loads(pathlib.Path("rust-toolchain.toml").read_text())["toolchain"]["channel"]
+    dockerfile = pathlib.Path("deploy/Dockerfile").read_text()
+    hold(f"FROM rust:{pinned}-" in dockerfile, f"the Dockerfile builds with another toolchain than {pinned}")
+    hold(f"RUSTUP_TOOLCHAIN={pinned}\n" in dockerfile, "RUSTUP_TOOLCHAIN is another than rust-toolchain.toml's")
+
+
 def main():
+    check_toolchain()
     base, rendered = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
     check_kustomization(base)
     sources = [base / "statefulset.yaml", base / "service.yaml", base / "cronjob.yaml"]

@@ -4,7 +4,13 @@
 //! `cargo bench -p edge-relay --bench store`; the directory is `STORE_BENCH_DIR`, or the target directory: it must
 //! be on the disk that is to be measured, not in memory. `STORE_BENCH_MILLION=0` leaves the second part out.
 
-#![allow(missing_docs, clippy::unwrap_used, clippy::cast_precision_loss)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_wrap
+)]
 
 use std::fs::File;
 use std::io::Write;
@@ -246,11 +252,11 @@ fn side_by_side(payloads: &Arc<Payloads>) {
             let (store, _) = Store::open(&settings(dir.path()), Arc::new(StillClock)).unwrap();
             append(&store, payloads, writers, batch, bytes, writers * batch);
             stores.push(rate(total, || {
-                append(&store, payloads, writers, batch, bytes, total)
+                append(&store, payloads, writers, batch, bytes, total);
             }));
             drop(store);
             raws.push(rate(total, || {
-                raw(dir.path(), payloads, writers, batch, bytes, total)
+                raw(dir.path(), payloads, writers, batch, bytes, total);
             }));
         }
         let (store, raw) = (median(stores), median(raws));
@@ -362,6 +368,7 @@ fn criterion(payloads: &Arc<Payloads>) {
 }
 
 fn main() {
+    edge_relay::allocator::keep_small();
     let part = std::env::var("STORE_BENCH_PART").unwrap_or_default();
     let part_dir = std::env::var_os("STORE_BENCH_PART_DIR").map(PathBuf::from);
     match (part.as_str(), part_dir) {

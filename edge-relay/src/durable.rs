@@ -115,6 +115,7 @@ pub fn free_bytes(path: &Path) -> io::Result<u64> {
         if libc::statvfs(path.as_ptr(), &raw mut stat) != 0 {
             return Err(io::Error::last_os_error());
         }
+        #[allow(clippy::useless_conversion)] // narrower on 32-bit machines
         Ok(u64::from(stat.f_bavail).saturating_mul(u64::from(stat.f_frsize)))
     }
 }

@@ -18,6 +18,7 @@
 //! it is and whether to believe it, [`admin`], [`metrics`] and [`logs`] show, [`cli`] is the command line.
 
 pub mod admin;
+pub mod allocator;
 pub mod broker;
 pub mod cli;
 pub mod clock;

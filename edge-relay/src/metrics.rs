@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::admin::Admin;
+use crate::listener::MqttStats;
 use crate::store::{Stats, StoreHealth};
 
 /// What `/metrics` is served as.
@@ -159,7 +160,7 @@ fn backlog(stats: &Stats) -> Vec<Sample> {
 fn uplink(admin: &Admin) -> Vec<Sample> {
     let status = admin.uplink.status();
     let counters = &status.counters;
-    let states = UplinkState::ALL.iter().map(|state| {
+    let phases = UplinkState::ALL.iter().map(|state| {
         (
             Some(("state", state.as_str().to_owned())),
             flag(*state == status.state),
@@ -174,7 +175,7 @@ fn uplink(admin: &Admin) -> Vec<Sample> {
             name: "uplink_state",
             help: "1 for the state the uplink is in",
             kind: Kind::Gauge,
-            values: states.collect(),
+            values: phases.collect(),
         },
         Sample {
             name: "uplink_failures",
@@ -230,132 +231,131 @@ fn uplink(admin: &Admin) -> Vec<Sample> {
     samples
 }
 
+/// Name, help, and how it is read.
+type Exported = (&'static str, &'static str, fn(&MqttStats) -> u64);
+
+/// Of the meters' side, what goes up and down.
+const MQTT_GAUGES: [Exported; 5] = [
+    ("mqtt_connections", "Clients connected", |s| {
+        s.connections.get()
+    }),
+    ("mqtt_sessions", "Sessions, connected or kept", |s| {
+        s.sessions.get()
+    }),
+    ("mqtt_subscriptions", "Subscriptions", |s| {
+        s.subscriptions.get()
+    }),
+    ("mqtt_retained", "Retained messages", |s| s.retained.get()),
+    (
+        "mqtt_queued_bytes",
+        "Messages that wait for subscribers",
+        |s| s.queued_bytes.get(),
+    ),
+];
+
+/// Of the meters' side, what only grows.
+const MQTT_COUNTERS: [Exported; 21] = [
+    ("mqtt_connects", "CONNECTs accepted", |s| {
+        s.connects_total.get()
+    }),
+    (
+        "mqtt_connections_refused",
+        "Connections over mqtt.connections_max",
+        |s| s.connections_refused_total.get(),
+    ),
+    (
+        "mqtt_auth_failures",
+        "CONNECTs without a right user and password",
+        |s| s.auth_failures_total.get(),
+    ),
+    ("mqtt_tls_failures", "TLS handshakes that failed", |s| {
+        s.tls_failures_total.get()
+    }),
+    (
+        "mqtt_connect_timeouts",
+        "Sockets that sent no CONNECT in time",
+        |s| s.connect_timeouts_total.get(),
+    ),
+    (
+        "mqtt_keep_alive_timeouts",
+        "Clients silent for too long",
+        |s| s.keep_alive_timeouts_total.get(),
+    ),
+    (
+        "mqtt_write_timeouts",
+        "Clients that took nothing for too long",
+        |s| s.write_timeouts_total.get(),
+    ),
+    (
+        "mqtt_protocol_errors",
+        "Connections closed for wrong packets",
+        |s| s.protocol_errors_total.get(),
+    ),
+    ("mqtt_takeovers", "Sessions taken over", |s| {
+        s.takeovers_total.get()
+    }),
+    ("mqtt_publishes_received", "PUBLISH packets received", |s| {
+        s.publishes_received_total.get()
+    }),
+    (
+        "mqtt_publish_received_bytes",
+        "Their topics and payloads",
+        |s| s.publish_bytes_received_total.get(),
+    ),
+    (
+        "mqtt_publishes_acknowledged",
+        "PUBACKs and PUBRECs of success",
+        |s| s.publishes_acknowledged_total.get(),
+    ),
+    (
+        "mqtt_publishes_withheld",
+        "Publishes not kept and not acknowledged",
+        |s| s.publishes_withheld_total.get(),
+    ),
+    ("mqtt_publishes_dropped", "QoS 0 publishes not kept", |s| {
+        s.publishes_dropped_total.get()
+    }),
+    (
+        "mqtt_duplicates_suppressed",
+        "QoS 2 publishes received before",
+        |s| s.duplicates_suppressed_total.get(),
+    ),
+    (
+        "mqtt_publishes_sent",
+        "PUBLISH packets to local subscribers",
+        |s| s.publishes_sent_total.get(),
+    ),
+    (
+        "mqtt_queue_overflows",
+        "Messages that did not fit in a queue",
+        |s| s.queue_overflows_total.get(),
+    ),
+    (
+        "mqtt_messages_expired",
+        "Messages that expired before delivery",
+        |s| s.messages_expired_total.get(),
+    ),
+    (
+        "mqtt_retained_refused",
+        "Retained messages that did not fit",
+        |s| s.retained_refused_total.get(),
+    ),
+    (
+        "mqtt_state_commits",
+        "Commits of sessions and retained messages",
+        |s| s.state_commits_total.get(),
+    ),
+    ("mqtt_state_errors", "Such commits that failed", |s| {
+        s.state_errors_total.get()
+    }),
+];
+
 fn mqtt(admin: &Admin) -> Vec<Sample> {
     let stats = admin.meters.stats();
-    let gauges = [
-        ("mqtt_connections", "Clients connected", &stats.connections),
-        (
-            "mqtt_sessions",
-            "Sessions, connected or kept",
-            &stats.sessions,
-        ),
-        ("mqtt_subscriptions", "Subscriptions", &stats.subscriptions),
-        ("mqtt_retained", "Retained messages", &stats.retained),
-        (
-            "mqtt_queued_bytes",
-            "Messages that wait for subscribers",
-            &stats.queued_bytes,
-        ),
-    ];
-    let counters = [
-        ("mqtt_connects", "CONNECTs accepted", &stats.connects_total),
-        (
-            "mqtt_connections_refused",
-            "Connections over mqtt.connections_max",
-            &stats.connections_refused_total,
-        ),
-        (
-            "mqtt_auth_failures",
-            "CONNECTs without a right user and password",
-            &stats.auth_failures_total,
-        ),
-        (
-            "mqtt_tls_failures",
-            "TLS handshakes that failed",
-            &stats.tls_failures_total,
-        ),
-        (
-            "mqtt_connect_timeouts",
-            "Sockets that sent no CONNECT in time",
-            &stats.connect_timeouts_total,
-        ),
-        (
-            "mqtt_keep_alive_timeouts",
-            "Clients silent for too long",
-            &stats.keep_alive_timeouts_total,
-        ),
-        (
-            "mqtt_write_timeouts",
-            "Clients that took nothing for too long",
-            &stats.write_timeouts_total,
-        ),
-        (
-            "mqtt_protocol_errors",
-            "Connections closed for wrong packets",
-            &stats.protocol_errors_total,
-        ),
-        (
-            "mqtt_takeovers",
-            "Sessions taken over",
-            &stats.takeovers_total,
-        ),
-        (
-            "mqtt_publishes_received",
-            "PUBLISH packets received",
-            &stats.publishes_received_total,
-        ),
-        (
-            "mqtt_publish_received_bytes",
-            "Their topics and payloads",
-            &stats.publish_bytes_received_total,
-        ),
-        (
-            "mqtt_publishes_acknowledged",
-            "PUBACKs and PUBRECs of success",
-            &stats.publishes_acknowledged_total,
-        ),
-        (
-            "mqtt_publishes_withheld",
-            "Publishes not kept and not acknowledged",
-            &stats.publishes_withheld_total,
-        ),
-        (
-            "mqtt_publishes_dropped",
-            "QoS 0 publishes not kept",
-            &stats.publishes_dropped_total,
-        ),
-        (
-            "mqtt_duplicates_suppressed",
-            "QoS 2 publishes received before",
-            &stats.duplicates_suppressed_total,
-        ),
-        (
-            "mqtt_publishes_sent",
-            "PUBLISH packets to local subscribers",
-            &stats.publishes_sent_total,
-        ),
-        (
-            "mqtt_queue_overflows",
-            "Messages that did not fit in a queue",
-            &stats.queue_overflows_total,
-        ),
-        (
-            "mqtt_messages_expired",
-            "Messages that expired before delivery",
-            &stats.messages_expired_total,
-        ),
-        (
-            "mqtt_retained_refused",
-            "Retained messages that did not fit",
-            &stats.retained_refused_total,
-        ),
-        (
-            "mqtt_state_commits",
-            "Commits of sessions and retained messages",
-            &stats.state_commits_total,
-        ),
-        (
-            "mqtt_state_errors",
-            "Such commits that failed",
-            &stats.state_errors_total,
-        ),
-    ];
-    let gauges = gauges
-        .into_iter()
-        .map(|(name, help, value)| gauge(name, help, float(value.get())));
-    let counters = counters
-        .into_iter()
-        .map(|(name, help, value)| counter(name, help, value.get()));
+    let gauges = MQTT_GAUGES.iter();
+    let gauges = gauges.map(|(name, help, read)| gauge(name, help, float(read(stats))));
+    let counters = MQTT_COUNTERS.iter();
+    let counters = counters.map(|(name, help, read)| counter(name, help, read(stats)));
     gauges.chain(counters).collect()
 }
 

@@ -131,7 +131,8 @@ pub(crate) fn of_io(error: &io::Error) -> Failure {
 fn is_tls(error: &io::Error) -> bool {
     error
         .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>())
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>())
+        .is_some()
 }
 
 fn of_tls(error: &TlsError) -> Failure {

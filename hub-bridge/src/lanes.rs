@@ -29,10 +29,19 @@ struct Client<T> {
     moving: Option<(usize, VecDeque<T>)>,
 }
 
+impl<T> Client<T> {
+    /// The lane that it is on, or is moving to.
+    fn bound_for(&self) -> usize {
+        self.moving
+            .as_ref()
+            .map_or(self.lane, |(target, _)| *target)
+    }
+}
+
 /// The lanes of a link.
 #[derive(Debug)]
 pub(crate) struct Lanes<T> {
-    lanes: Vec<Lane<T>>,
+    rows: Vec<Lane<T>>,
     clients: HashMap<Arc<str>, Client<T>>,
     queued: usize,
 }
@@ -41,7 +50,7 @@ impl<T: OfClient> Lanes<T> {
     /// No lanes yet.
     pub(crate) fn new() -> Self {
         Self {
-            lanes: Vec::new(),
+            rows: Vec::new(),
             clients: HashMap::new(),
             queued: 0,
         }
@@ -49,29 +58,28 @@ impl<T: OfClient> Lanes<T> {
 
     /// How many lanes there are.
     pub(crate) fn len(&self) -> usize {
-        self.lanes.len()
+        self.rows.len()
     }
 
     /// A new lane with `slots` places in flight; it takes its share of clients from the others.
     pub(crate) fn add(&mut self, slots: usize) -> usize {
-        let new = self.lanes.len();
-        self.lanes.push(Lane {
+        let new = self.rows.len();
+        self.rows.push(Lane {
             queue: VecDeque::new(),
             in_flight: 0,
             slots,
             clients: 0,
         });
-        let share = self.clients.len() / self.lanes.len();
+        let share = self.clients.len() / self.rows.len();
         for _ in 0..share {
-            let Some(crowded) =
-                (0..new).max_by_key(|n| self.lanes.get(*n).map_or(0, |l| l.clients))
+            let Some(crowded) = (0..new).max_by_key(|n| self.rows.get(*n).map_or(0, |l| l.clients))
             else {
                 break;
             };
             let found = self
                 .clients
                 .iter()
-                .find(|(_, client)| client.lane == crowded && client.moving.is_none());
+                .find(|(_, client)| client.bound_for() == crowded);
             let Some(name) = found.map(|(name, _)| Arc::clone(name)) else {
                 break;
             };
@@ -85,7 +93,7 @@ impl<T: OfClient> Lanes<T> {
         let name = Arc::clone(item.client());
         if !self.clients.contains_key(&name) {
             let lane = self.least_loaded();
-            if let Some(lane) = self.lanes.get_mut(lane) {
+            if let Some(lane) = self.rows.get_mut(lane) {
                 lane.clients += 1;
             }
             self.clients.insert(
@@ -105,14 +113,14 @@ impl<T: OfClient> Lanes<T> {
         self.queued += 1;
         if let Some((_, held)) = &mut client.moving {
             held.push_back(item);
-        } else if let Some(lane) = self.lanes.get_mut(client.lane) {
+        } else if let Some(lane) = self.rows.get_mut(client.lane) {
             lane.queue.push_back(item);
         }
     }
 
     /// The lane whose next item may leave, if any: the one whose turn it is by `order` of its first item.
     pub(crate) fn ready<K: Ord>(&self, order: impl Fn(&T) -> K) -> Option<usize> {
-        self.lanes
+        self.rows
             .iter()
             .enumerate()
             .filter(|(_, lane)| lane.in_flight < lane.slots)
@@ -123,14 +131,14 @@ impl<T: OfClient> Lanes<T> {
 
     /// Whether items wait that only a full lane keeps from leaving.
     pub(crate) fn starved(&self) -> bool {
-        self.lanes
+        self.rows
             .iter()
             .any(|lane| !lane.queue.is_empty() && lane.in_flight >= lane.slots)
     }
 
     /// Takes the next item of a lane; it is in flight from now on.
     pub(crate) fn take(&mut self, lane: usize) -> Option<T> {
-        let lane = self.lanes.get_mut(lane)?;
+        let lane = self.rows.get_mut(lane)?;
         let item = lane.queue.pop_front()?;
         lane.in_flight += 1;
         self.departs(&item);
@@ -145,7 +153,7 @@ impl<T: OfClient> Lanes<T> {
         is_suspect: impl Fn(&T) -> bool,
         skip: usize,
     ) -> Option<T> {
-        let lane = self.lanes.get_mut(lane)?;
+        let lane = self.rows.get_mut(lane)?;
         let suspect = lane.queue.iter().find(|item| is_suspect(item));
         let client = suspect.map(|item| Arc::clone(item.client()));
         let mut seen: Vec<&Arc<str>> = Vec::new();
@@ -172,7 +180,7 @@ impl<T: OfClient> Lanes<T> {
 
     /// An item of `client` on `lane` is no longer in flight.
     pub(crate) fn landed(&mut self, lane: usize, client: &Arc<str>) {
-        if let Some(lane) = self.lanes.get_mut(lane) {
+        if let Some(lane) = self.rows.get_mut(lane) {
             lane.in_flight = lane.in_flight.saturating_sub(1);
         }
         let Some(found) = self.clients.get_mut(client) else {
@@ -184,14 +192,14 @@ impl<T: OfClient> Lanes<T> {
         }
         if let Some((target, held)) = found.moving.take() {
             found.lane = target;
-            if let Some(lane) = self.lanes.get_mut(target) {
+            if let Some(lane) = self.rows.get_mut(target) {
                 lane.queue.extend(held);
             }
         }
         if found.queued == 0 {
             let lane = found.lane;
             self.clients.remove(client);
-            if let Some(lane) = self.lanes.get_mut(lane) {
+            if let Some(lane) = self.rows.get_mut(lane) {
                 lane.clients = lane.clients.saturating_sub(1);
             }
         }
@@ -208,9 +216,9 @@ impl<T: OfClient> Lanes<T> {
     }
 
     fn least_loaded(&self) -> usize {
-        (0..self.lanes.len())
+        (0..self.rows.len())
             .min_by_key(|n| {
-                self.lanes.get(*n).map_or((usize::MAX, 0), |l| {
+                self.rows.get(*n).map_or((usize::MAX, 0), |l| {
                     (l.clients, l.queue.len() + l.in_flight)
                 })
             })
@@ -221,23 +229,29 @@ impl<T: OfClient> Lanes<T> {
         let Some(client) = self.clients.get_mut(name) else {
             return;
         };
-        let Some(from) = self.lanes.get_mut(client.lane) else {
+        let left = client.bound_for();
+        if let Some(lane) = self.rows.get_mut(left) {
+            lane.clients = lane.clients.saturating_sub(1);
+        }
+        if let Some(lane) = self.rows.get_mut(target) {
+            lane.clients += 1;
+        }
+        if let Some((moving_to, _)) = &mut client.moving {
+            *moving_to = target;
+            return;
+        }
+        let Some(from) = self.rows.get_mut(client.lane) else {
             return;
         };
         let queue = std::mem::take(&mut from.queue);
         let (own, rest): (VecDeque<T>, VecDeque<T>) =
             queue.into_iter().partition(|item| item.client() == name);
         from.queue = rest;
-        from.clients = from.clients.saturating_sub(1);
-        let Some(to) = self.lanes.get_mut(target) else {
-            return;
-        };
-        to.clients += 1;
-        if client.in_flight == 0 {
+        if client.in_flight > 0 {
+            client.moving = Some((target, own));
+        } else if let Some(to) = self.rows.get_mut(target) {
             client.lane = target;
             to.queue.extend(own);
-        } else {
-            client.moving = Some((target, own));
         }
     }
 }
@@ -309,7 +323,7 @@ mod tests {
             prop_assert_eq!(taken, pushed);
             prop_assert!(lanes.clients.is_empty());
             prop_assert_eq!(lanes.queued(), 0);
-            prop_assert!(lanes.lanes.iter().all(|lane| lane.clients == 0 && lane.in_flight == 0));
+            prop_assert!(lanes.rows.iter().all(|lane| lane.clients == 0 && lane.in_flight == 0));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! What is in flight when the link is cut goes over the wire twice, and a receive maximum or a socket buffer
 //! says nothing about the link. So the acknowledgements are measured as in BBR (Cardwell et al., 2016): the
 //! highest rate of the last rounds times the lowest round trip is what the link holds. Starting up, twice
-//! that is allowed, until three rounds bring no more rate; then a quarter more than the link holds, which
+//! that is allowed, until three rounds bring no more rate; then a tenth more than the link holds, which
 //! also finds out when the link gets faster. The estimate outlives the connection: the link is the same.
 
 use std::collections::VecDeque;
@@ -11,12 +11,14 @@ use std::time::Duration;
 
 const FLIGHT_START_BYTES: usize = 32 * 1024;
 const FLIGHT_MIN_BYTES: usize = 4 * 1024;
-const CRUISE_GAIN: f64 = 1.25;
+const CRUISE_GAIN: f64 = 1.1;
 const START_GAIN: f64 = 2.0;
 /// Lets a fast link coalesce acknowledgements: so much time at full rate is always allowed on top.
 const SLACK: Duration = Duration::from_millis(20);
 const ROUNDS_KEPT: usize = 10;
-const ROUND_TRIP_KEPT: Duration = Duration::from_secs(30);
+const ROUND_TRIP_KEPT: Duration = Duration::from_secs(60);
+/// While the round trip is looked at anew, which drains the link's own queue.
+const REFRESH_GAIN: f64 = 0.75;
 
 /// What a publish must remember to be measured when it is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,7 +85,7 @@ impl Pace {
             return FLIGHT_START_BYTES.min(self.max_bytes);
         };
         let gain = if self.refreshing_until.is_some() {
-            0.5
+            REFRESH_GAIN
         } else if self.starting {
             START_GAIN
         } else {
@@ -150,12 +152,10 @@ impl Pace {
     }
 
     fn note_round_trip(&mut self, round_trip: Duration, now: Duration) {
-        if let Some(until) = self.refreshing_until {
-            if now >= until {
-                self.refreshing_until = None;
-                self.round_trip_min = Some((round_trip, now));
-                return;
-            }
+        if self.refreshing_until.is_some_and(|until| now >= until) {
+            self.refreshing_until = None;
+            self.round_trip_min = Some((round_trip, now));
+            return;
         }
         match self.round_trip_min {
             Some((least, _)) if round_trip <= least => {
@@ -167,7 +167,7 @@ impl Pace {
                 if stale && self.refreshing_until.is_none() {
                     // Less under way for a while, so that the link's own queue drains and its true
                     // round trip shows again.
-                    self.refreshing_until = Some(now + round_trip.max(least) * 2);
+                    self.refreshing_until = Some(now + round_trip.max(least));
                 }
             }
         }
@@ -228,7 +228,7 @@ mod tests {
             }
         }
         #[allow(clippy::cast_precision_loss)]
-        let part = carried as f64 / (rate * (end - from).as_secs_f64());
+        let part = carried as f64 / (rate * end.saturating_sub(from).as_secs_f64());
         (part, most)
     }
 

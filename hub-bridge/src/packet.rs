@@ -111,25 +111,22 @@ impl Packing<'_> {
 impl Outgoing {
     /// The size of the whole packet in bytes.
     pub(crate) fn size_bytes(&self) -> usize {
-        match &self.properties {
-            Some(properties) => {
-                let mut publish = Publish5::new(
-                    "",
-                    QoS5::AtLeastOnce,
-                    bytes::Bytes::new(),
-                    Some(properties.clone()),
-                );
-                publish.pkid = 1;
-                let rest = self.topic.len() + self.payload.len();
-                // `size` counted the length field of an empty packet; a longer one takes up to three more.
-                publish.size() + rest + length_bytes(publish.size() + rest)
-                    - length_bytes(publish.size())
-            }
-            None => {
-                let length = 2 + self.topic.len() + 2 + self.payload.len();
-                1 + length_bytes(length) + length
-            }
-        }
+        let rest = self.topic.len() + self.payload.len();
+        let Some(properties) = &self.properties else {
+            let length = 2 + 2 + rest;
+            return 1 + length_bytes(length) + length;
+        };
+        let nothing = bytes::Bytes::new();
+        let mut publish = Publish5::new("", QoS5::AtLeastOnce, nothing, Some(properties.clone()));
+        publish.pkid = 1;
+        // The fixed header of the packet without topic and payload counts its own length field.
+        let without = publish.size();
+        let own = (1..=4)
+            .map(|field| (field, without.saturating_sub(1 + field)))
+            .find(|(field, length)| length_bytes(*length) == *field)
+            .map_or(without, |(_, length)| length);
+        let length = own + rest;
+        1 + length_bytes(length) + length
     }
 }
 

@@ -151,15 +151,17 @@ impl Uplink {
             backoff: Backoff::default(),
         };
         match (self.phase, event) {
-            (Waiting, Event::Open) => (fresh(Connecting), Some(Action::Connect)),
+            (Waiting, Event::Open)
+            | (BackingOff { .. }, Event::Changed)
+            | (Closing { again: true }, Event::Closed | Event::Down(_)) => {
+                (fresh(Connecting), Some(Action::Connect))
+            }
             (Closing { .. }, Event::Open | Event::Hurry | Event::Changed) => {
                 let again = event == Event::Open || self.phase == Closing { again: true };
                 (to(Closing { again }), None)
             }
-            (Closing { again: true }, Event::Closed | Event::Down(_)) => {
-                (fresh(Connecting), Some(Action::Connect))
-            }
             (Closing { again: false }, Event::Closed | Event::Down(_))
+            | (Connecting | Up { .. }, Event::Closed)
             | (BackingOff { .. }, Event::Close) => (fresh(Waiting), None),
             (Closing { .. }, Event::Close) => (to(Closing { again: false }), None),
 
@@ -172,11 +174,9 @@ impl Uplink {
             (Connecting | Up { .. }, Event::Down(class)) => {
                 self.backed_off(class, now, settings, dice)
             }
-            (Connecting | Up { .. }, Event::Closed) => (fresh(Waiting), None),
 
-            (Connecting, Event::Up) => (to(Up { busy: false }), None),
+            (Connecting, Event::Up) | (Up { .. }, Event::Emptied) => (to(Up { busy: false }), None),
             (Up { .. }, Event::Filled) => (to(Up { busy: true }), None),
-            (Up { .. }, Event::Emptied) => (to(Up { busy: false }), None),
             (Up { .. }, Event::Moved) => (fresh(self.phase), None),
 
             (BackingOff { until }, Event::Due) if now < until => {
@@ -185,8 +185,6 @@ impl Uplink {
             (BackingOff { .. }, Event::Due | Event::Hurry) => {
                 (to(Connecting), Some(Action::Connect))
             }
-            (BackingOff { .. }, Event::Changed) => (fresh(Connecting), Some(Action::Connect)),
-
             // What comes late, or changes nothing here.
             (Waiting, _)
             | (Connecting | Up { .. }, Event::Open | Event::Hurry | Event::Due)
@@ -216,7 +214,7 @@ impl Uplink {
         settings: &RetrySettings,
         dice: f64,
     ) -> (Self, Option<Action>) {
-        let (backoff, wait) = self.backoff.failed(class, settings, dice);
+        let (backoff, wait) = self.backoff.failed(class, now, settings, dice);
         if wait.is_zero() {
             let phase = Phase::Connecting;
             return (Self { phase, backoff }, Some(Action::Connect));

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_bridge::bridge::ApplyError;
+use hub_bridge::classify::ErrorClass;
 use hub_bridge::drain::{DrainCause, DrainLog, DrainOutcome};
 use hub_bridge::settings::Confirm;
 use support::backlog::MemoryBacklog;
@@ -88,7 +89,7 @@ async fn a_drain_without_a_hub_fails_after_its_attempts_and_forwarding_goes_on()
     let record = tokio::time::timeout(SOON, job.finished()).await.unwrap();
     assert_eq!(record.outcome, Some(DrainOutcome::Failed));
     assert_eq!((record.attempts, record.readings), (3, 0));
-    assert_eq!(record.error.map(|e| e.as_str()), Some("connect"));
+    assert_eq!(record.error.map(ErrorClass::as_str), Some("connect"));
     let hub = willing_hub().await;
     hasty.hub.url.port = hub.port;
     village.handle.apply(hasty).await.unwrap();

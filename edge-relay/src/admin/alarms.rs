@@ -8,21 +8,21 @@ use crate::store::{Stats, StoreHealth};
 /// All that is wrong now; empty when nothing is.
 pub(super) fn alarms(admin: &Admin, stats: &Stats) -> Vec<String> {
     let mut alarms = admin.start_alarms.clone();
-    match &stats.health {
-        StoreHealth::Ready => {}
+    let unwell = match &stats.health {
+        StoreHealth::Ready => None,
         StoreHealth::Alarm {
             waiting_bytes,
             bytes_max,
-        } => alarms.push(format!(
-            "backlog: {waiting_bytes} bytes wait, the most is backlog.bytes_max = {bytes_max}"
+            disk_free_bytes,
+            disk_free_min,
+        } => Some(format!(
+            "backlog: room is running out: {waiting_bytes} bytes wait of backlog.bytes_max = {bytes_max}, \
+             {disk_free_bytes} bytes of the disk are free, backlog.disk_free_min = {disk_free_min}"
         )),
-        StoreHealth::Full { reason } => {
-            alarms.push(format!("backlog: nothing is acknowledged: {reason}"))
-        }
-        StoreHealth::Failing { error } => {
-            alarms.push(format!("disk: nothing is acknowledged: {error}"))
-        }
-    }
+        StoreHealth::Full { reason } => Some(format!("backlog: nothing is acknowledged: {reason}")),
+        StoreHealth::Failing { error } => Some(format!("disk: nothing is acknowledged: {error}")),
+    };
+    alarms.extend(unwell);
     if stats.lost_readings > 0 {
         alarms.push(format!(
             "backlog: {} readings were lost to damage",

@@ -63,7 +63,7 @@ pub struct Admin {
 pub(crate) struct Refused(StatusCode, String);
 
 impl Refused {
-    pub(crate) fn new(status: StatusCode, reason: impl ToString) -> Self {
+    pub(crate) fn new(status: StatusCode, reason: impl std::fmt::Display) -> Self {
         Self(status, reason.to_string())
     }
 }

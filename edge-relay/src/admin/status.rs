@@ -2,6 +2,7 @@
 
 use hub_bridge::clock::{Clock, ClockQuality, UnixMillis};
 use hub_bridge::drain::DrainLog;
+use hub_bridge::identity::VillageId;
 use serde_json::{Value, json};
 
 use super::{Admin, alarms};
@@ -10,9 +11,8 @@ use crate::store::Stats;
 /// All of it. Blocks for a moment on the store.
 pub(super) fn status(admin: &Admin) -> Value {
     let stats = admin.store.stats();
-    let settings = admin.live.settings();
     json!({
-        "village_id": settings.bridge.village,
+        "village_id": village(admin, &stats),
         "epoch": stats.epoch,
         "version": env!("CARGO_PKG_VERSION"),
         "uptime_s": admin.started.elapsed().as_secs(),
@@ -25,6 +25,15 @@ pub(super) fn status(admin: &Admin) -> Value {
         "config": admin.live.status(),
         "clock": clock(admin),
     })
+}
+
+/// The village that new readings belong to: an edit of it waits for a restart.
+fn village(admin: &Admin, stats: &Stats) -> VillageId {
+    let current = stats.epochs.iter().find(|e| e.epoch == stats.epoch);
+    current.map_or_else(
+        || admin.live.settings().bridge.village,
+        |epoch| epoch.village.clone(),
+    )
 }
 
 fn backlog(admin: &Admin, stats: &Stats) -> Value {

@@ -38,6 +38,7 @@ pub use state::{Durable, StateError};
 
 /// What the broker is bounded by.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names)] // each is a maximum, and says so
 struct Limits {
     sessions_max: usize,
     queue_messages_max: usize,
@@ -93,7 +94,7 @@ impl Broker {
         clock: Arc<dyn Clock>,
         stats: Arc<MqttStats>,
     ) -> Result<Self, StateError> {
-        let (state, found) = State::open(
+        let (database, found) = State::open(
             &settings.state_dir,
             &settings.quarantine_dir,
             settings.hold_max,
@@ -108,7 +109,7 @@ impl Broker {
         let broker = Self {
             core: Mutex::new(core),
             limits: RwLock::new(settings.into()),
-            state,
+            state: database,
             clock,
             stats,
         };
@@ -146,7 +147,7 @@ impl Broker {
         let mut core = self.core.lock();
         let mut changes = Vec::new();
         core.with_session(key, connection, |session| {
-            while let Some(next) = session.next() {
+            while let Some(next) = session.next_to_send() {
                 let more = match (take(&next, now), &next) {
                     (Sending::Sent { more }, _) => more,
                     (
@@ -199,7 +200,7 @@ impl Broker {
     ) -> (Option<Acked>, Option<Durable>) {
         let mut core = self.core.lock();
         let mut changes = Vec::new();
-        let mut durable = None;
+        let mut must_wait = false;
         let acked = core.with_session(key, connection, |session| {
             let acked = act(session);
             match acked {
@@ -207,21 +208,18 @@ impl Broker {
                 Acked::Released(number) if session.persistent() => {
                     let key = Key::Released(session.client_id.to_string(), number);
                     changes.push((key.encode(), Some(Vec::new())));
-                    durable = Some(());
+                    must_wait = true;
                 }
                 _ => {}
             }
             acked
         });
         self.stats.queued_bytes.set(core.queued_bytes as u64);
-        let durable = match durable {
-            Some(()) => Some(self.state.commit(changes)),
-            None => {
-                self.state.submit(changes);
-                None
-            }
-        };
-        (acked, durable)
+        if must_wait {
+            return (acked, Some(self.state.commit(changes)));
+        }
+        self.state.submit(changes);
+        (acked, None)
     }
 
     /// PUBREL of a publishing client: forgets the packet id; the PUBCOMP may be sent when what is returned is

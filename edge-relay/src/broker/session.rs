@@ -217,7 +217,7 @@ impl Session {
     }
 
     /// What the connection writes next, within its window.
-    pub fn next(&mut self) -> Option<Next> {
+    pub fn next_to_send(&mut self) -> Option<Next> {
         if let Some(next) = self.repeat() {
             return Some(next);
         }
@@ -333,7 +333,7 @@ impl Session {
         }
     }
 
-    /// Forgets a delivery that was given out by [`Self::next`] and cannot be sent (too large, expired).
+    /// Forgets a delivery that was given out by [`Self::next_to_send`] and cannot be sent (too large, expired).
     pub fn drop_sent(&mut self, number: u64) {
         if let Some(sent) = self.sent.remove(&number) {
             self.bytes = self
@@ -411,7 +411,7 @@ mod tests {
     }
 
     fn next_id(session: &mut Session) -> Option<(u16, bool)> {
-        match session.next()? {
+        match session.next_to_send()? {
             Next::Publish { packet_id, dup, .. } => Some((packet_id, dup)),
             Next::Release(id) => Some((id, false)),
         }
@@ -448,7 +448,7 @@ mod tests {
         assert_eq!(session.len(), 3, "QoS 0 is not kept for the absent");
         session.link = Some(link(10));
         assert_eq!(next_id(&mut session), Some((1, true)));
-        assert_eq!(session.next(), Some(Next::Release(2)));
+        assert_eq!(session.next_to_send(), Some(Next::Release(2)));
         assert_eq!(next_id(&mut session), Some((3, false)));
         assert_eq!(session.pubcomp(2), Acked::Done(2));
     }

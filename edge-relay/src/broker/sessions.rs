@@ -70,7 +70,7 @@ pub enum AttachError {
 
 impl Broker {
     /// Finds or makes the session of a client, and takes it from a connection that has it.
-    pub fn attach(&self, attach: Attach) -> Result<Attached, AttachError> {
+    pub fn attach(&self, attach: &Attach) -> Result<Attached, AttachError> {
         let sessions_max = self.limits.read().sessions_max;
         let now = self.clock.monotonic();
         let mut core = self.core.lock();

@@ -34,6 +34,11 @@ pub struct StateError(String);
 /// Resolves when the changes are on stable storage.
 pub type Durable = oneshot::Receiver<Result<(), StateError>>;
 
+/// What a database held: key and value.
+type Found = Vec<(Vec<u8>, Vec<u8>)>;
+
+type Changes = HashMap<Vec<u8>, Option<Vec<u8>>>;
+
 /// One change: a value, or none where the key is to go.
 pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 
@@ -44,7 +49,7 @@ struct Waiter {
 
 #[derive(Default)]
 struct Pending {
-    changes: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    changes: Changes,
     waiters: Vec<Waiter>,
     closed: bool,
 }
@@ -80,7 +85,7 @@ impl State {
         quarantine: &Path,
         hold_max: Duration,
         stats: Arc<MqttStats>,
-    ) -> Result<(Self, Vec<(Vec<u8>, Vec<u8>)>), StateError> {
+    ) -> Result<(Self, Found), StateError> {
         let (db, found) = open_or_begin(dir, quarantine)?;
         let long = found
             .iter()
@@ -103,11 +108,8 @@ impl State {
             .name("state".to_owned())
             .spawn(move || commits.run(&of_thread))
             .map_err(|e| StateError(e.to_string()))?;
-        let state = Self {
-            shared,
-            thread: Mutex::new(Some(thread)),
-        };
-        Ok((state, found))
+        let thread = Mutex::new(Some(thread));
+        Ok((Self { shared, thread }, found))
     }
 
     /// Hands changes over; they are committed soon, in one batch with others.
@@ -189,7 +191,7 @@ impl Commits {
         }
     }
 
-    fn commit(&mut self, changes: &HashMap<Vec<u8>, Option<Vec<u8>>>) -> Result<(), StateError> {
+    fn commit(&mut self, changes: &Changes) -> Result<(), StateError> {
         let db = match &self.db {
             Some(db) => db.clone(),
             None => self.db.insert(open_db(&self.dir)?).clone(),
@@ -236,7 +238,7 @@ impl Commits {
 }
 
 /// Waits for something to do.
-fn take(shared: &Shared) -> (HashMap<Vec<u8>, Option<Vec<u8>>>, Vec<Waiter>, bool) {
+fn take(shared: &Shared) -> (Changes, Vec<Waiter>, bool) {
     let mut pending = shared.pending.lock();
     while pending.changes.is_empty() && pending.waiters.is_empty() && !pending.closed {
         shared.wake.wait(&mut pending);
@@ -249,7 +251,7 @@ fn take(shared: &Shared) -> (HashMap<Vec<u8>, Option<Vec<u8>>>, Vec<Waiter>, boo
 }
 
 /// What came since then is newer and wins.
-fn put_back(shared: &Shared, changes: HashMap<Vec<u8>, Option<Vec<u8>>>, mut waiters: Vec<Waiter>) {
+fn put_back(shared: &Shared, changes: Changes, mut waiters: Vec<Waiter>) {
     let mut pending = shared.pending.lock();
     for (key, value) in changes {
         pending.changes.entry(key).or_insert(value);
@@ -302,8 +304,6 @@ fn no_blobs(dir: &Path) -> Result<(), StateError> {
     }
     Ok(())
 }
-
-type Found = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(sled::Db, Found), StateError> {
     let first = open_db(dir).and_then(|db| read_all(&db).map(|found| (db, found)));

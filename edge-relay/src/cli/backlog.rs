@@ -75,8 +75,10 @@ pub(super) struct Common {
 impl BacklogCommand {
     fn common(&self) -> &Common {
         match self {
-            Self::List(common) | Self::Verify(common) | Self::Refused(common) => common,
-            Self::Peek { common, .. }
+            Self::List(common)
+            | Self::Verify(common)
+            | Self::Refused(common)
+            | Self::Peek { common, .. }
             | Self::Replay { common, .. }
             | Self::Retry { common, .. } => common,
         }

@@ -28,13 +28,13 @@ struct Finding {
     fatal: bool,
 }
 
-pub(super) fn check(file: &Path, args: &CheckArgs) -> anyhow::Result<Ended> {
+pub(super) fn check(file: &Path, args: &CheckArgs) -> Ended {
     let Some(loaded) = load(file) else {
-        return Ok(Ended::NoConfig);
+        return Ended::NoConfig;
     };
     println!("ok       config: {}", file.display());
     if args.config_only {
-        return Ok(Ended::Done);
+        return Ended::Done;
     }
     let settings = &loaded.settings;
     let findings = [
@@ -54,7 +54,7 @@ pub(super) fn check(file: &Path, args: &CheckArgs) -> anyhow::Result<Ended> {
         println!("{verdict:<9}{}: {words}", finding.what);
         failed |= finding.fatal && finding.result.is_err();
     }
-    Ok(if failed { Ended::Failed } else { Ended::Done })
+    if failed { Ended::Failed } else { Ended::Done }
 }
 
 fn data_dir(settings: &Settings) -> Finding {

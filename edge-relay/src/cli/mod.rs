@@ -60,7 +60,7 @@ enum Command {
 /// Where a running relay is asked.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AdminArgs {
-    /// The relay's admin API, such as http://10.0.0.7:9883; by default the one of the configuration.
+    /// The relay's admin API, such as <http://10.0.0.7:9883>; by default the one of the configuration.
     #[arg(long, env = "EDGE_RELAY_ADMIN")]
     admin: Option<String>,
     /// A file whose first line is the bearer token; by default the one of the configuration.
@@ -90,14 +90,18 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = match &cli.command {
         None | Some(Command::Run) => run::run(&cli.config),
-        Some(Command::Check(args)) => check::check(&cli.config, args),
+        Some(Command::Check(args)) => Ok(check::check(&cli.config, args)),
         Some(Command::Status(args)) => status::status(&cli.config, args),
         Some(Command::Drain(args)) => drain::drain(&cli.config, args),
         Some(Command::Backlog(command)) => backlog::backlog(&cli.config, command),
         Some(Command::User(command)) => user::user(&cli.config, command),
-        Some(Command::Demo(options)) => demo::run(options).map(|complete| {
-            if complete { Ended::Done } else { Ended::Failed }
-        }),
+        Some(Command::Demo(options)) => {
+            demo::run(options).map(
+                |complete| {
+                    if complete { Ended::Done } else { Ended::Failed }
+                },
+            )
+        }
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,

@@ -3,10 +3,13 @@
 
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::load::data_dir_of;
-use super::{ConfigError, Environment, Loaded, NamedFiles, load, parse};
+use tracing::debug;
+
+use super::load::data_dirs_of;
+use super::{Config, ConfigError, Environment, Loaded, NamedFiles, load, parse};
+use crate::durable;
 
 /// Its name within `data_dir`. Mode 0600: a URL in it may hold a password.
 pub const ACCEPTED_FILE: &str = "config.accepted.toml";
@@ -45,13 +48,22 @@ pub fn start(file: &Path, environment: &Environment) -> Result<Start, ConfigErro
 }
 
 fn last_accepted(file: &Path, broken: &str, environment: &Environment) -> Option<Loaded> {
-    let kept = data_dir_of(broken, environment).join(ACCEPTED_FILE);
-    let text = std::fs::read_to_string(kept).ok()?;
-    let (first_line, _) = text.split_once('\n')?;
-    if first_line != header(file) {
-        return None;
-    }
-    parse(file, &text, environment, NamedFiles::Unchecked).ok()
+    let base = file.parent().unwrap_or(Path::new(""));
+    let noted = std::fs::read_to_string(note(file)).ok().map(PathBuf::from);
+    data_dirs_of(broken, environment)
+        .into_iter()
+        .chain(noted)
+        .chain([Config::default().data_dir])
+        .filter_map(|dir| std::fs::read_to_string(base.join(dir).join(ACCEPTED_FILE)).ok())
+        .filter(|text| text.lines().next() == Some(header(file).as_str()))
+        .find_map(|text| parse(file, &text, environment, NamedFiles::Unchecked).ok())
+}
+
+/// Beside the configuration, where that is not the default: its `data_dir`. A power cut during a save may leave a
+/// file of nothing, which does not say where its last accepted state is.
+fn note(file: &Path) -> PathBuf {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    file.with_file_name(format!(".{name}.data_dir"))
 }
 
 /// Of which file this was accepted: another file's is not a stand-in for a mistyped `--config`.
@@ -63,6 +75,7 @@ fn header(file: &Path) -> String {
 /// Keeps `loaded` as the last accepted one, durably.
 pub(super) fn keep(loaded: &Loaded) -> std::io::Result<()> {
     let dir = &loaded.settings.data_dir;
+    write_note(&loaded.file, dir);
     let path = dir.join(ACCEPTED_FILE);
     let body = loaded
         .text
@@ -85,4 +98,18 @@ pub(super) fn keep(loaded: &Loaded) -> std::io::Result<()> {
     file.sync_all()?;
     std::fs::rename(&temporary, &path)?;
     std::fs::File::open(dir)?.sync_all()
+}
+
+/// As far as possible: the directory may well be read-only, and the note is a second string.
+fn write_note(file: &Path, data_dir: &Path) {
+    let path = note(file);
+    let dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let text = dir.to_string_lossy();
+    let noted = std::fs::read_to_string(&path).is_ok_and(|noted| noted == text);
+    if noted || dir == Config::default().data_dir {
+        return;
+    }
+    if let Err(error) = durable::write_atomic(&path, text.as_bytes()) {
+        debug!(%error, "the data directory could not be noted beside the configuration");
+    }
 }

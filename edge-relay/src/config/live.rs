@@ -64,6 +64,9 @@ pub struct Reloaded {
 /// The configuration in force.
 pub struct LiveConfig {
     environment: Environment,
+    /// Where the last accepted configuration is kept, whatever an edit says of the next start.
+    data_dir: PathBuf,
+    reloading: Mutex<()>,
     state: Mutex<State>,
     targets: Vec<Arc<dyn Apply>>,
 }
@@ -89,12 +92,14 @@ impl LiveConfig {
         };
         match &start.file_refused {
             Some(refused) => {
-                error!(error = %refused, "configuration invalid, running with the last accepted one")
+                error!(error = %refused, "configuration invalid, running with the last accepted one");
             }
             None => keep(&start.loaded),
         }
         Self {
             environment,
+            data_dir: start.loaded.settings.data_dir.clone(),
+            reloading: Mutex::new(()),
             state: Mutex::new(State {
                 at_start: keys_of(&start.loaded),
                 in_force: start.loaded,
@@ -127,46 +132,57 @@ impl LiveConfig {
     /// # Errors
     /// What is wrong with the file; then the old configuration stays in force.
     pub fn reload(&self) -> Result<Reloaded, ConfigError> {
+        let _one_at_a_time = self.reloading.lock();
+        let in_force = self.state.lock().in_force.clone();
+        let result = load(&in_force.file, &self.environment)
+            .and_then(|loaded| self.take(&in_force, &loaded).map(|()| loaded));
         let mut state = self.state.lock();
-        let result = load(&state.in_force.file, &self.environment)
-            .and_then(|loaded| self.take(&mut state, loaded));
-        match &result {
-            Ok(reloaded) => note_applied(&mut state.status, reloaded),
-            Err(refused) => note_refused(&mut state.status, refused),
-        }
-        result
-    }
-
-    fn take(&self, state: &mut State, loaded: Loaded) -> Result<Reloaded, ConfigError> {
-        let wanted = keys_of(&loaded);
-        let changed = differences(&keys_of(&state.in_force), &wanted);
-        let restart_needed = differences(&state.at_start, &wanted)
-            .into_iter()
-            .filter(|key| RESTART_KEYS.contains(&key.as_str()))
-            .collect();
-        for target in &self.targets {
-            if let Err(reason) = target.apply(&loaded.settings) {
-                for target in &self.targets {
-                    if let Err(error) = target.apply(&state.in_force.settings) {
-                        error!(
-                            error,
-                            "the configuration in force could not be applied again"
-                        );
-                    }
-                }
-                return Err(unusable(&loaded, reason));
+        match result {
+            Ok(loaded) => Ok(state.applied(loaded)),
+            Err(refused) => {
+                note_refused(&mut state.status, &refused);
+                Err(refused)
             }
         }
+    }
+
+    /// Applies `loaded` everywhere, or `in_force` again where somebody cannot take it.
+    fn take(&self, in_force: &Loaded, loaded: &Loaded) -> Result<(), ConfigError> {
+        for target in &self.targets {
+            let Err(reason) = target.apply(&loaded.settings) else {
+                continue;
+            };
+            for target in &self.targets {
+                if let Err(error) = target.apply(&in_force.settings) {
+                    error!(
+                        error,
+                        "the configuration in force could not be applied again"
+                    );
+                }
+            }
+            return Err(unusable(loaded, reason));
+        }
         let mut kept = loaded.clone();
-        kept.settings
-            .data_dir
-            .clone_from(&state.in_force.settings.data_dir);
+        // A new data_dir counts at the next start, which looks in the old one first.
+        kept.settings.data_dir.clone_from(&self.data_dir);
         keep(&kept);
-        state.in_force = loaded;
-        Ok(Reloaded {
-            changed,
+        Ok(())
+    }
+}
+
+impl State {
+    fn applied(&mut self, loaded: Loaded) -> Reloaded {
+        let wanted = keys_of(&loaded);
+        let waits = |key: &String| RESTART_KEYS.contains(&key.as_str());
+        let mut restart_needed = differences(&self.at_start, &wanted);
+        restart_needed.retain(waits);
+        let reloaded = Reloaded {
+            changed: differences(&keys_of(&self.in_force), &wanted),
             restart_needed,
-        })
+        };
+        note_applied(&mut self.status, &reloaded);
+        self.in_force = loaded;
+        reloaded
     }
 }
 

@@ -5,7 +5,7 @@
 //! can be read: so one load names all of them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use config::{Value, ValueKind};
 use serde::Deserialize;
@@ -233,20 +233,22 @@ fn remove(tree: &mut Value, key: &str) -> bool {
     }
 }
 
-/// `data_dir` of a file that may be broken: where to look for the last accepted configuration.
-pub(super) fn data_dir_of(text: &str, environment: &Environment) -> std::path::PathBuf {
+/// `data_dir` as the environment and a file that may be broken say it: where to look for the last accepted
+/// configuration.
+pub(super) fn data_dirs_of(text: &str, environment: &Environment) -> Vec<PathBuf> {
     #[derive(Deserialize)]
     struct OnlyDataDir {
-        data_dir: std::path::PathBuf,
+        data_dir: PathBuf,
     }
     let variable = format!("{ENVIRONMENT_PREFIX}DATA_DIR");
-    if let Some(dir) = environment.get(&variable) {
-        return dir.into();
-    }
     let line = text
         .lines()
         .take_while(|line| !line.trim_start().starts_with('['))
         .filter(|line| line.trim_start().starts_with("data_dir"))
         .find_map(|line| toml::from_str::<OnlyDataDir>(line).ok());
-    line.map_or_else(|| Config::default().data_dir, |only| only.data_dir)
+    let from_environment = environment.get(&variable).map(PathBuf::from);
+    from_environment
+        .into_iter()
+        .chain(line.map(|only| only.data_dir))
+        .collect()
 }

@@ -292,6 +292,12 @@ fn a_start_falls_back_on_the_last_accepted_file() {
     );
     assert_eq!(mode & 0o777, 0o600);
 
+    for lost in ["", "this is no toml"] {
+        std::fs::write(&file, lost).unwrap();
+        let third = start(&file, &environment).unwrap();
+        assert_eq!(third.loaded.settings.data_dir, data_dir, "{lost:?}");
+    }
+
     let other = dir.path().join("other.toml");
     std::fs::write(&other, format!("data_dir = {data_dir:?}\n")).unwrap();
     assert!(

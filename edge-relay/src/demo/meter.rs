@@ -215,8 +215,11 @@ mod tests {
                     seen.push(publish);
                 }
                 Ok(_) => {}
-                Err(_) if meter.read_buf(&mut bytes).await.unwrap_or(0) == 0 => return seen,
-                Err(_) => {}
+                Err(_) => {
+                    if meter.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                        return seen;
+                    }
+                }
             }
             if meter.write_all_buf(&mut answer).await.is_err() {
                 return seen;

@@ -130,7 +130,7 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         connection: shared.connection_number(),
     };
     let connection = attach.connection;
-    let Ok(attached) = shared.broker.attach(attach) else {
+    let Ok(attached) = shared.broker.attach(&attach) else {
         let code = ConnectReturnCode::QuotaExceeded;
         return refuse(stream, refusal(code, "sessions_max is reached")).await;
     };

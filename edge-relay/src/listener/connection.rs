@@ -349,7 +349,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.shared.broker.pubcomp(key, connection, id);
                 self.has_more = true;
             }
-            Packet::Subscribe(subscribe) => self.subscribe(subscribe),
+            Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
             Packet::Unsubscribe { id, filters } => {
                 let (reasons, durable) = self.shared.broker.unsubscribe(key, connection, &filters);
                 let mut reply = BytesMut::new();
@@ -437,7 +437,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.owe(released.and_then(|r| r.durable), Reply::Packet(reply));
     }
 
-    fn subscribe(&mut self, subscribe: Subscribe) {
+    fn subscribe(&mut self, subscribe: &Subscribe) {
         let (codes, durable) = self.shared.broker.subscribe(
             self.client.key,
             self.client.connection,

@@ -8,33 +8,31 @@
 //! A vital task that ends before it was told to ends the process with an error: the supervisor starts a fresh
 //! one, and nothing acknowledged is lost by that.
 
+mod apply;
 mod tasks;
+mod vital;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use hub_bridge::bridge::{Bridge, BridgeHandle, BridgeParts, TimeFloor};
 use parking_lot::RwLock;
-use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::admin::{Admin, Guard};
+use crate::admin::Admin;
 use crate::clock::SystemClock;
-use crate::config::{Apply, Environment, LiveConfig, Settings, Start};
+use crate::config::{Environment, LiveConfig, Settings, Start};
 use crate::drain_log::KeptDrains;
 use crate::listener::{self, ListenError, Listener};
 use crate::logs::LogHandle;
 use crate::store::{OpenReport, Store};
 use crate::supervisor;
 
-/// How long the tasks may take to stop once the meters are served.
-const STOP_MAX: Duration = Duration::from_secs(5);
-
-/// A task whose end is the relay's end, by name.
-type Ended = (&'static str, anyhow::Result<()>);
+use apply::Targets;
+use vital::Vital;
 
 /// Runs the relay until `shutdown`, or until something vital fails.
 ///
@@ -52,25 +50,15 @@ pub async fn run(
     let clock = Arc::new(SystemClock::open(&settings.data_dir, settings.clock_trust));
     let (store, opened) = open_store(&settings, clock.clone()).await?;
 
-    let meters_stop = CancellationToken::new();
-    let rest_stop = CancellationToken::new();
-    let mut vital: JoinSet<Ended> = JoinSet::new();
+    let mut vital = Vital::default();
     let (listener, start_alarms) = bind(&settings, &store, clock.clone()).await?;
     let meters = listener.handle();
     info!(address = %listener.local_addr()?, village = %settings.bridge.village, "listening for meters");
-    let stop = meters_stop.clone();
-    vital.spawn(async move {
-        listener.run(stop).await;
-        ("listener", Ok(()))
-    });
+    vital.spawn_listener(listener);
 
     let drains = Arc::new(KeptDrains::open(&settings.data_dir));
     let (bridge, uplink, time_floor) = make_bridge(&settings, &store, &clock, &drains)?;
-    let stop = rest_stop.clone();
-    vital.spawn(async move {
-        bridge.run(stop).await;
-        ("bridge", Ok(()))
-    });
+    vital.spawn_bridge(bridge);
 
     let guard = Arc::new(RwLock::new(settings.admin.guard.clone()));
     let targets = Targets {
@@ -95,23 +83,14 @@ pub async fn run(
         start_alarms,
         guard,
     };
-    let stop = rest_stop.clone();
-    let address = settings.admin.listen;
-    vital.spawn(async move {
-        let served = tasks::serve_admin(address, Arc::new(admin), stop).await;
-        ("admin", served.map_err(Into::into))
-    });
-    tasks::spawn_until(&rest_stop, tasks::follow_config(live));
-    tasks::spawn_until(&rest_stop, tasks::watch_clock(clock, time_floor));
-    tasks::spawn_until(&rest_stop, tasks::tell_supervisor());
+    vital.spawn_admin(settings.admin.listen, admin);
+    vital.spawn_beside(tasks::follow_config(live));
+    vital.spawn_beside(tasks::watch_clock(clock, time_floor));
+    vital.spawn_beside(tasks::tell_supervisor());
 
-    let failure = tokio::select! {
-        () = shutdown.cancelled() => None,
-        Some(ended) = vital.join_next() => Some(unexpected(ended)),
-    };
+    let failure = vital.until_end(&shutdown).await;
     supervisor::notify("STOPPING=1");
-    meters_stop.cancel();
-    stop_in_order(vital, &rest_stop).await;
+    vital.stop(failure.is_some()).await;
     close(store).await;
     failure.map_or(Ok(()), Err)
 }
@@ -194,90 +173,11 @@ fn make_bridge(
     Ok((bridge, handle, time_floor))
 }
 
-fn unexpected(ended: Result<Ended, JoinError>) -> anyhow::Error {
-    match ended {
-        Ok((name, Ok(()))) => anyhow!("{name} ended by itself"),
-        Ok((name, Err(error))) => error.context(format!("{name} failed")),
-        Err(error) => anyhow!("a vital task panicked: {error}"),
-    }
-}
-
-/// The listener first: what is in flight from the meters is committed and acknowledged.
-async fn stop_in_order(mut vital: JoinSet<Ended>, rest_stop: &CancellationToken) {
-    let mut listener_ended = false;
-    let mut deadline = None;
-    while !vital.is_empty() {
-        let far = Instant::now() + Duration::from_secs(3600);
-        tokio::select! {
-            ended = vital.join_next() => match ended {
-                Some(Ok(("listener", _)) | Err(_)) => listener_ended = true,
-                Some(Ok((name, Err(error)))) => warn!(name, %error, "ended with an error"),
-                _ => {}
-            },
-            () = tokio::time::sleep_until(deadline.unwrap_or(far).into()) => {
-                warn!("not everything stopped in time");
-                vital.abort_all();
-                return;
-            }
-        }
-        if listener_ended && deadline.is_none() {
-            rest_stop.cancel();
-            deadline = Some(Instant::now() + STOP_MAX);
-        }
-    }
-}
-
 async fn close(store: Store) {
     if tokio::task::spawn_blocking(move || store.close())
         .await
         .is_err()
     {
         error!("the store could not be closed in order");
-    }
-}
-
-/// Everything that takes an edit of the configuration while it runs.
-struct Targets {
-    store: Store,
-    meters: listener::Handle,
-    uplink: BridgeHandle,
-    guard: Arc<RwLock<Guard>>,
-    logs: Option<LogHandle>,
-    at_start: Settings,
-    /// Reloads run on a thread that may block.
-    runtime: tokio::runtime::Handle,
-}
-
-impl Apply for Targets {
-    fn apply(&self, settings: &Settings) -> Result<(), String> {
-        // The one that can still say no comes first.
-        let mut listener = settings.listener.clone();
-        listener
-            .state_dir
-            .clone_from(&self.at_start.listener.state_dir);
-        listener
-            .quarantine_dir
-            .clone_from(&self.at_start.listener.quarantine_dir);
-        self.meters
-            .apply(listener)
-            .map_err(|error| error.to_string())?;
-        self.store.apply(&settings.store);
-        let mut bridge = settings.bridge.clone();
-        bridge.village.clone_from(&self.at_start.bridge.village);
-        self.runtime
-            .block_on(self.uplink.apply(bridge))
-            .map_err(|error| error.to_string())?;
-        // What listens off loopback never becomes open to all, also where the address changes at the restart only.
-        let opens =
-            settings.admin.guard == Guard::Open && !self.at_start.admin.listen.ip().is_loopback();
-        *self.guard.write() = if opens {
-            Guard::Closed
-        } else {
-            settings.admin.guard.clone()
-        };
-        if let Some(logs) = &self.logs {
-            logs.apply(&settings.log);
-        }
-        Ok(())
     }
 }

@@ -21,20 +21,6 @@ const CLOCK_EVERY: Duration = Duration::from_secs(1);
 /// How often an admin address that is taken is tried again.
 const BIND_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs `task` until `stop`.
-pub(super) fn spawn_until(
-    stop: &CancellationToken,
-    task: impl Future<Output = ()> + Send + 'static,
-) {
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = task => {}
-        }
-    });
-}
-
 /// Serves the admin API. An address that cannot be had is tried again: the meters must not suffer for it.
 pub(super) async fn serve_admin(
     address: SocketAddr,

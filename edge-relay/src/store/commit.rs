@@ -8,6 +8,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
@@ -139,6 +140,11 @@ impl Committer {
 
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
+        // A disk that is full at the start is known before the first reading comes.
+        match self.room_for(0) {
+            Ok(()) => self.shared.assess(),
+            Err(error) => self.failed(&error),
+        }
         loop {
             let (patience, delay) = (self.patience(), self.shared.settings.read().commit_delay);
             match self.shared.queue.next(patience, delay, COMMIT_BYTES_MAX) {
@@ -153,7 +159,7 @@ impl Committer {
 
     fn patience(&self) -> Duration {
         if self.shared.health.is_well() {
-            Duration::from_secs(3600)
+            Duration::from_hours(1)
         } else {
             PROBE_EVERY
         }
@@ -265,6 +271,7 @@ impl Committer {
         loop {
             let dir = &self.shared.backlog_dir;
             let free = self.medium.free_bytes(dir).map_err(DurableError::io(dir))?;
+            self.shared.disk_free_bytes.store(free, Ordering::Relaxed);
             if free >= free_min.saturating_add(bytes) {
                 return Ok(());
             }

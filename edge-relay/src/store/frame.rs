@@ -8,7 +8,7 @@
 //! Texts (topics, client ids) stand once a frame, stamps relative to the frame's first: a reading of
 //! 200 bytes costs about 12 bytes more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -183,14 +183,14 @@ pub(super) fn encode(
 
 /// How many of `readings` surely fit in one value; at least one.
 fn fitting(readings: &[Pending]) -> usize {
-    let mut texts: HashMap<&str, ()> = HashMap::new();
+    let mut texts: HashSet<&str> = HashSet::new();
     let mut bytes = FRAME_OVERHEAD_BYTES;
     for (i, pending) in readings.iter().enumerate() {
         let reading = &pending.reading;
         bytes += READING_OVERHEAD_BYTES + reading.payload.len();
         bytes += properties_bytes_max(reading.properties.as_deref());
         for text in [&*reading.topic, &*reading.client_id] {
-            if texts.insert(text, ()).is_none() {
+            if texts.insert(text) {
                 bytes += text.len() + 5;
             }
         }
@@ -416,7 +416,10 @@ fn decode_whole(record: &Bytes, salt: u32) -> Result<Vec<Arc<Reading>>, Envelope
             retain: packed.flags & 4 != 0,
             packet_id: packed.packet_id,
             received: unpack_stamp(*origin, monotonic_ms),
-            properties: packed.properties.as_ref().map(|p| unpack_properties(p)),
+            properties: packed
+                .properties
+                .as_ref()
+                .map(|p| Box::new(unpack_properties(p))),
             repeat_of: (packed.repeat_of != 0).then_some(Sequence(packed.repeat_of)),
         }));
     }
@@ -440,8 +443,8 @@ fn unpack_stamp(origin: OriginV1, monotonic_ms: u64) -> ReceivedAt {
     }
 }
 
-fn unpack_properties(p: &PropertiesV1<'_>) -> Box<PublishProperties> {
-    Box::new(PublishProperties {
+fn unpack_properties(p: &PropertiesV1<'_>) -> PublishProperties {
+    PublishProperties {
         payload_format_indicator: p.payload_format_indicator,
         content_type: p.content_type.map(str::to_owned),
         response_topic: p.response_topic.map(str::to_owned),
@@ -451,7 +454,7 @@ fn unpack_properties(p: &PropertiesV1<'_>) -> Box<PublishProperties> {
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect(),
-    })
+    }
 }
 
 /// The record of a reading that stands for itself, as `refused/` keeps it.

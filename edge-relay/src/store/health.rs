@@ -11,12 +11,16 @@ use tokio::sync::watch;
 pub enum StoreHealth {
     /// It does.
     Ready,
-    /// It does, and the quota is near.
+    /// It does, and a quota is near.
     Alarm {
         /// What waits, in bytes.
         waiting_bytes: u64,
-        /// The quota, in bytes.
+        /// The quota for that, in bytes.
         bytes_max: u64,
+        /// What is free on the disk, in bytes.
+        disk_free_bytes: u64,
+        /// The least that must be, in bytes.
+        disk_free_min: u64,
     },
     /// It does not: a quota is reached. It does again when there is room.
     Full {

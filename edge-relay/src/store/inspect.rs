@@ -14,7 +14,7 @@ use super::Store;
 use super::backlog;
 use super::health::StoreHealth;
 use super::index::{Need, Phase};
-use super::reader::{SegmentFile, storage};
+use super::reader::storage;
 use super::segment::SegmentName;
 use super::sequences::SequenceSet;
 use super::shared::Shared;
@@ -239,13 +239,7 @@ impl Store {
             epoch: segment.epoch,
             first: segment.first.0,
         };
-        let salt = {
-            let index = self.shared().index.lock();
-            index.epoch(segment.epoch).map_or(0, |e| e.salt)
-        };
-        let checked = SegmentFile::open(&segment.path, name, segment.end.0, salt)
-            .and_then(|mut file| file.verify());
-        let (missing, error) = match checked {
+        let (missing, error) = match self.shared().verify_segment(name) {
             Ok(missing) => (missing, None),
             Err(error) => (Vec::new(), Some(error.to_string())),
         };

@@ -1,6 +1,7 @@
 //! The keeper thread: puts the marks on stable storage, closes segments with their sidecars, and lets
 //! forwarded ones go when their time is over.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut synced = Instant::now();
     let mut appended = *shared.appended.borrow();
     let mut quiet_since = Instant::now();
+    let mut verified = BTreeSet::new();
     loop {
         let busy = shared.index.lock().dirty || shared.marks.lock().unsynced;
         let live_done = shared.live_is_done();
@@ -53,12 +55,40 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if closing {
             return;
         }
+        if !asked {
+            verify_next(shared, &mut verified);
+        }
         let now = *shared.appended.borrow();
         if now != appended {
             appended = now;
             quiet_since = Instant::now();
         } else if quiet_since.elapsed() >= ROLL_IDLE && live_done {
             shared.queue.roll();
+        }
+    }
+}
+
+/// In idle time: looks through one closed segment that was not looked at since the start. Damage is
+/// reported here and its segment kept aside later; what it costs is named when the drain gets there.
+fn verify_next(shared: &Shared, verified: &mut BTreeSet<SegmentName>) {
+    let closed = segments_where(shared, |_, phase| phase == Phase::Closed);
+    verified.retain(|name| closed.contains(name));
+    let Some(name) = closed.into_iter().find(|n| !verified.contains(n)) else {
+        return;
+    };
+    verified.insert(name);
+    match shared.verify_segment(name) {
+        Ok(missing) if missing.is_empty() => {}
+        Ok(missing) => {
+            tracing::error!(segment = %name.dir_name(), ?missing, "readings are damaged");
+            if let Ok(epoch) = shared.index.lock().epoch_mut(name.epoch)
+                && let Some(segment) = epoch.segments.get_mut(&name.first)
+            {
+                segment.damaged = true;
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, segment = %name.dir_name(), "cannot be verified");
         }
     }
 }

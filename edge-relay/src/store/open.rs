@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, Instant};
 
 use hub_bridge::clock::Clock;
@@ -131,6 +131,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         appended: tokio::sync::watch::channel(0).0,
         keeper: Mutex::new(KeeperState::default()),
         keeper_wake: Condvar::new(),
+        disk_free_bytes: AtomicU64::new(u64::MAX),
         closed: AtomicBool::new(false),
     });
     shared.write_marks(true);
@@ -222,7 +223,7 @@ impl Opening<'_> {
             index.epochs.push(epoch);
         }
         self.take_refused(&mut index, refused_dir, refused);
-        self.set_ring(&mut index, &marks);
+        Self::set_ring(&mut index, &marks);
 
         let reason = match &found_identity {
             None if used => Some(EpochReason::IdentityLost),
@@ -241,7 +242,7 @@ impl Opening<'_> {
             identity.epochs.push(record);
             self.report.began = Some(reason);
         }
-        self.forget_empty(&mut index, &mut identity);
+        Self::forget_empty(&mut index, &mut identity);
         identity.machine_id.clone_from(&self.settings.machine_id);
         if found_identity.as_ref() != Some(&identity)
             && let Err(error) = identity.write(&self.data_dir)
@@ -268,7 +269,7 @@ impl Opening<'_> {
     }
 
     /// Epochs of the past with nothing left in them.
-    fn forget_empty(&self, index: &mut Index, identity: &mut Identity) {
+    fn forget_empty(index: &mut Index, identity: &mut Identity) {
         let current = index.epochs.last().map(|e| e.epoch);
         let refused: BTreeSet<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
         index.epochs.retain(|e| {
@@ -504,7 +505,7 @@ impl Opening<'_> {
         }
     }
 
-    fn set_ring(&self, index: &mut Index, marks: &MarksV1) {
+    fn set_ring(index: &mut Index, marks: &MarksV1) {
         for ring in &marks.ring {
             if let Ok(epoch) = index.epoch_mut(Epoch(ring.epoch))
                 && let Some(segment) = epoch.segments.get_mut(&ring.first)

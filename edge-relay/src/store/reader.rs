@@ -81,7 +81,7 @@ impl Reader {
     }
 
     /// Reads the frame that holds `sequence` from a segment on disk, which ends before `end`.
-    pub(super) fn from_segment(
+    pub(super) fn read_segment(
         &mut self,
         dir: &Path,
         name: SegmentName,
@@ -169,7 +169,7 @@ impl SegmentFile {
 
     /// The frame that holds `sequence`, or where to go on. Never takes a damaged frame for a missing one
     /// before it has looked for another copy in the whole file.
-    fn read(&mut self, sequence: u64) -> io::Result<Found> {
+    pub(super) fn read(&mut self, sequence: u64) -> io::Result<Found> {
         loop {
             if let Some(page) = self.frames.find(sequence).and_then(|f| self.decode(f)) {
                 return Ok(Found::Page(page));

@@ -104,9 +104,10 @@ impl RefusedDir {
             let sound = fs::read(entry.path())
                 .ok()
                 .and_then(|bytes| envelope::open::<RefusedV1>(Kind::Refused, NO_SALT, &bytes).ok());
-            match sound {
-                Some(refused) => found.push(refused),
-                None => tracing::warn!(file = %entry.path().display(), "damaged, left in place"),
+            if let Some(refused) = sound {
+                found.push(refused);
+            } else {
+                tracing::warn!(file = %entry.path().display(), "damaged, left in place");
             }
         }
         found

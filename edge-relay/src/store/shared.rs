@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hub_bridge::backlog::BacklogError;
@@ -20,7 +20,7 @@ use super::identity::{EpochRecord, Identity};
 use super::index::{Index, Need, Phase, Source};
 use super::marks::MarksFile;
 use super::queue::Queue;
-use super::reader::{Found, Page, Reader, storage};
+use super::reader::{Found, Page, Reader, SegmentFile, storage};
 use super::refused::RefusedDir;
 use super::segment::{SegmentName, Sidecar};
 use crate::durable;
@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub(super) appended: watch::Sender<u64>,
     pub(super) keeper: Mutex<KeeperState>,
     pub(super) keeper_wake: Condvar,
+    /// What was free on the disk when it was last looked at, in bytes.
+    pub(super) disk_free_bytes: AtomicU64,
     /// The directory is given back: nothing is written any more.
     pub(super) closed: AtomicBool,
 }
@@ -88,13 +90,18 @@ impl Shared {
     pub(super) fn assess(&self) {
         let (_, waiting_bytes) = self.waiting();
         let settings = self.settings.read();
-        let bytes_max = settings.bytes_max;
+        let (bytes_max, disk_free_min) = (settings.bytes_max, settings.disk_free_min);
+        let disk_free_bytes = self.disk_free_bytes.load(Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss)] // a level, not an account
-        let alarm = waiting_bytes as f64 >= settings.alarm_at * bytes_max as f64;
+        let near = |used: u64, max: u64| used as f64 >= settings.alarm_at * max as f64;
+        let alarm = near(waiting_bytes, bytes_max)
+            || (disk_free_min > 0 && near(disk_free_min, disk_free_bytes));
         self.health.set(if alarm {
             StoreHealth::Alarm {
                 waiting_bytes,
                 bytes_max,
+                disk_free_bytes,
+                disk_free_min,
             }
         } else {
             StoreHealth::Ready
@@ -172,19 +179,35 @@ impl Shared {
         match source {
             Source::Values(values) => reader.decode(epoch, &values, salt).map(Found::Page),
             Source::Live(live) => {
-                let values = live.segment.values(sequence).map_err(storage)?;
-                let page = reader.decode(epoch, &values, salt)?;
-                if !holds(&page, sequence) {
-                    return Err(storage("a committed reading is not in its segment"));
+                let values = live.segment.values(sequence).map_err(storage);
+                match values.and_then(|values| reader.decode(epoch, &values, salt)) {
+                    Ok(page) if holds(&page, sequence) => Ok(Found::Page(page)),
+                    _ => self.carve_live(live.name, salt, sequence),
                 }
-                Ok(Found::Page(page))
             }
             Source::Segment(name, end) => {
                 let dir = self.segment_dir(name);
-                reader.from_segment(&dir, name, end, salt, sequence)
+                reader.read_segment(&dir, name, end, salt, sequence)
             }
             Source::Refused => self.refused_page(&mut reader, epoch, sequence),
             Source::Nowhere(next) => Ok(Found::Missing(next.max(sequence + 1))),
+        }
+    }
+
+    /// A committed reading that sled does not give back: it is looked for in the file. Never counts as lost
+    /// while the segment is being written.
+    fn carve_live(
+        &self,
+        name: SegmentName,
+        salt: u32,
+        sequence: u64,
+    ) -> Result<Found, BacklogError> {
+        tracing::warn!(sequence, "not given back by sled: carving");
+        let dir = self.segment_dir(name);
+        let mut file = SegmentFile::open(&dir, name, u64::MAX, salt).map_err(storage)?;
+        match file.read(sequence).map_err(storage)? {
+            Found::Page(page) => Ok(Found::Page(page)),
+            Found::Missing(_) => Err(storage("a committed reading is not in its segment")),
         }
     }
 
@@ -232,6 +255,25 @@ impl Shared {
         }
         self.write_marks(true);
         Ok(())
+    }
+
+    /// Reads a whole segment and says what of it cannot be read.
+    pub(super) fn verify_segment(
+        &self,
+        name: SegmentName,
+    ) -> Result<Vec<(u64, u64)>, BacklogError> {
+        let (salt, end) = {
+            let index = self.index.lock();
+            let epoch = index.epoch(name.epoch)?;
+            let end = epoch
+                .segments
+                .get(&name.first)
+                .map_or(name.first, |s| s.end);
+            (epoch.salt, end)
+        };
+        SegmentFile::open(&self.segment_dir(name), name, end, salt)
+            .and_then(|mut file| file.verify())
+            .map_err(storage)
     }
 
     /// Makes the sidecar of a segment that takes no more.

@@ -79,7 +79,7 @@ impl Bridge {
             counted_before,
         });
         self.drain_may_be_done().await;
-        self.step(Event::Hurry).await;
+        self.step(Event::Hurry);
         DrainJob::new(job, false)
     }
 
@@ -192,7 +192,7 @@ impl Bridge {
             }
             AttemptStep::Begin => {
                 drain.record.send_modify(|record| record.attempts = number);
-                self.step(Event::Hurry).await;
+                self.step(Event::Hurry);
             }
         }
     }

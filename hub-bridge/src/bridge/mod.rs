@@ -113,7 +113,7 @@ impl Bridge {
     /// Forwards until `shutdown`; then confirms what the hub acknowledged, and closes.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.load_last_run().await;
-        self.step(Event::Open).await;
+        self.step(Event::Open);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -129,12 +129,12 @@ impl Bridge {
                 event = next_event(&mut self.link) => self.take_link_event(event).await,
                 () = sleep_until(wake_at) => {
                     self.wake_at = None;
-                    self.step(Event::Due).await;
+                    self.step(Event::Due);
                 }
                 _ = tick.tick() => self.tick().await,
             }
         }
-        self.step(Event::Close).await;
+        self.step(Event::Close);
         if let Some(link) = self.link.take() {
             link.stop.cancel();
             drop(link.events);
@@ -155,18 +155,18 @@ impl Bridge {
                     self.parts
                         .board
                         .update(|board| board.counters.connects += 1);
-                    self.step(Event::Up).await;
+                    self.step(Event::Up);
                 }
                 Accepted::AskAgain => {
                     info!("the hub accepts MQTT 3.1.1; asking once more for 5");
-                    self.step(Event::Changed).await;
+                    self.step(Event::Changed);
                 }
             },
-            LinkEvent::Filled => self.step(Event::Filled).await,
-            LinkEvent::Emptied => self.step(Event::Emptied).await,
+            LinkEvent::Filled => self.step(Event::Filled),
+            LinkEvent::Emptied => self.step(Event::Emptied),
             LinkEvent::Moved => {
                 self.drain_moved();
-                self.step(Event::Moved).await;
+                self.step(Event::Moved);
             }
             LinkEvent::Confirmed => self.drain_may_be_done().await,
         }
@@ -187,14 +187,14 @@ impl Bridge {
         };
         self.memory = Some(end.memory);
         let Some(failure) = end.failure else {
-            return self.step(Event::Closed).await;
+            return self.step(Event::Closed);
         };
         let now = self.now();
         self.show_failure(&failure);
         if !end.accepted && self.versions.failed(failure.version, now) {
             info!(%failure, "the hub may not speak this version of MQTT; trying the other");
         }
-        self.step(Event::Down(failure.class)).await;
+        self.step(Event::Down(failure.class));
     }
 
     fn show_failure(&self, failure: &Failure) {
@@ -218,7 +218,7 @@ impl Bridge {
         });
     }
 
-    async fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Event) {
         let now = self.now();
         let settings = &self.parts.settings.retry;
         let (next, action) = self.uplink.step(event, now, settings, rand::random());
@@ -234,12 +234,11 @@ impl Bridge {
             Some(Action::WakeAt(at)) => self.wake_at = Some(at),
             None => {}
         }
-        let retry_at = match self.uplink.phase {
-            Phase::BackingOff { until } => Some(until),
-            _ => {
-                self.wake_at = None;
-                None
-            }
+        let retry_at = if let Phase::BackingOff { until } = self.uplink.phase {
+            Some(until)
+        } else {
+            self.wake_at = None;
+            None
         };
         let shown = self.shown();
         // Status counts in the clock's time, waits in tokio's.
@@ -299,17 +298,18 @@ impl Bridge {
             self.versions = Versions::new(settings.hub.protocol);
         }
         self.schedule = Schedule::new(&settings.drain, &settings.village);
-        if old.hub.in_flight_bytes_max != settings.hub.in_flight_bytes_max {
-            if let Some(memory) = &mut self.memory {
-                memory.pace = crate::pace::Pace::new(settings.hub.in_flight_bytes_max);
-            }
+        let bytes_max = settings.hub.in_flight_bytes_max;
+        if let Some(memory) = &mut self.memory
+            && old.hub.in_flight_bytes_max != bytes_max
+        {
+            memory.pace = crate::pace::Pace::new(bytes_max);
         }
         self.parts.settings = Arc::new(settings);
         info!(reconnect, "settings changed");
         if reconnect {
-            self.step(Event::Changed).await;
+            self.step(Event::Changed);
         } else if old.retry != self.parts.settings.retry {
-            self.step(Event::Hurry).await;
+            self.step(Event::Hurry);
         }
         self.tick().await;
     }

@@ -76,7 +76,7 @@ pub(crate) enum LaneEvent {
 }
 
 /// What an event loop yields, whatever the version.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 enum Signal {
     Accepted(HubLimits),
     Sent(PacketId),

@@ -78,7 +78,7 @@ impl Link {
     }
 
     fn taken(&mut self, flying: Flying) {
-        self.taken_on_link += 1;
+        self.taken_here += 1;
         let (probe, bytes) = (flying.probe, flying.bytes as u64);
         if probe {
             self.care.probe_passed();
@@ -108,12 +108,12 @@ impl Link {
     /// The hub refused a reading without saying that it is the reading's fault. It is tried again, and put
     /// aside after [`LOSSES_MAX`] refusals while others pass.
     async fn unwanted(&mut self, flying: Flying, reason: &'static str) -> Result<(), Failure> {
-        self.refused_on_link += 1;
+        self.refused_here += 1;
         let probe = flying.probe;
         let Some(item) = self.landed(flying) else {
             return Err(refused(reason));
         };
-        if probe || (self.taken_on_link == 0 && self.refused_on_link > REFUSALS_BEFORE_PROBE) {
+        if probe || (self.taken_here == 0 && self.refused_here > REFUSALS_BEFORE_PROBE) {
             // Not one got through: it is meant for the village.
             return Err(refused(reason));
         }
@@ -124,12 +124,12 @@ impl Link {
         let strikes = self.memory.strikes.entry(id).or_insert(0);
         *strikes += 1;
         let strikes = *strikes;
-        if strikes >= LOSSES_MAX && self.taken_on_link > 0 {
+        if strikes >= LOSSES_MAX && self.taken_here > 0 {
             let words = format!("{reason}, {strikes} times, while others pass");
             self.put_aside(&item, &words).await;
             return Ok(());
         }
-        if self.taken_on_link == 0 && strikes >= LOSSES_MAX {
+        if self.taken_here == 0 && strikes >= LOSSES_MAX {
             self.care.ask_for_probe(id);
         }
         info!(epoch = %id.0, sequence = %id.1, reason, strikes, "the hub did not want a reading");

@@ -38,6 +38,7 @@ impl Link {
         self.opening = self.opening.saturating_sub(1);
         if !self.accepted {
             self.limits = limits;
+            self.connected_in = Some(self.now().saturating_sub(self.progress_at));
         }
         let in_flight_max = self.parts.settings.hub.in_flight_max;
         let slots = limits
@@ -80,7 +81,9 @@ impl Link {
     /// the hub's receive maximum.
     pub(super) fn grow_if_starved(&mut self) {
         let pace = &self.memory.pace;
-        let long = pace.round_trip().filter(|trip| *trip >= ROUND_TRIP_SHORT);
+        // Before the first acknowledgement: connecting took at least two round trips.
+        let round_trip = pace.round_trip().or(self.connected_in.map(|long| long / 2));
+        let long = round_trip.filter(|trip| *trip >= ROUND_TRIP_SHORT);
         let starved = self.opening == 0
             && self.care.is_off()
             && self.lanes.len() < self.connections_max
@@ -93,7 +96,8 @@ impl Link {
         };
         let now = self.now();
         let since = *self.starved_since.get_or_insert(now);
-        if now.saturating_sub(since) < round_trip {
+        // A round trip that was measured is waited for; the first time only the start of one is seen.
+        if self.lanes.len() > 1 && now.saturating_sub(since) < round_trip {
             return;
         }
         self.starved_since = None;

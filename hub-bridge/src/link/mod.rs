@@ -124,6 +124,7 @@ struct Flying {
 type ReadJob = JoinHandle<Result<Option<Portion>, BacklogError>>;
 type ConfirmJob = JoinHandle<(Confirms, Result<(), BacklogError>)>;
 
+#[allow(clippy::struct_excessive_bools)] // each is a fact of its own, and any of them goes with any other
 struct Link {
     parts: LinkParts,
     version: Version,
@@ -142,6 +143,7 @@ struct Link {
     opening: usize,
     connections_max: usize,
     starved_since: Option<Duration>,
+    connected_in: Option<Duration>,
 
     feed: Feed,
     read_job: Option<ReadJob>,
@@ -151,8 +153,8 @@ struct Link {
     next_ticket: u64,
     next_order: u64,
     care: Care,
-    taken_on_link: u64,
-    refused_on_link: u32,
+    taken_here: u64,
+    refused_here: u32,
 
     confirms: Confirms,
     confirm_job: Option<ConfirmJob>,

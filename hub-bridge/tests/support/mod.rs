@@ -5,6 +5,12 @@
     missing_docs,
     reason = "each test file uses its part"
 )]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "a double that cannot go on fails the test"
+)]
 
 pub mod backlog;
 pub mod fake_hub;

@@ -59,11 +59,7 @@ pub(crate) struct Subscribe {
 }
 
 /// Reads the packet that `frame` found at the start of `buffer`.
-pub(crate) fn read<'a>(
-    version: Version,
-    frame: Frame,
-    buffer: &'a [u8],
-) -> Result<Packet<'a>, Violation> {
+pub(crate) fn read(version: Version, frame: Frame, buffer: &[u8]) -> Result<Packet<'_>, Violation> {
     let body = buffer
         .get(frame.body_at..frame.end)
         .ok_or(Violation::malformed("a frame past its buffer"))?;

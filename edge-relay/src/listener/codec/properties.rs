@@ -1,8 +1,8 @@
 //! The properties of MQTT 5 packets (2.2.2), checked: which packet may carry which, once or often, and the
 //! values they may have.
 //!
-//! rumqttd's decoder reads past the end of the property list, loses properties that follow a subscription
-//! identifier, and checks no values; so packets of clients are read here.
+//! rumqttd's decoder reads a property past the end of its list, and checks neither values nor repetitions; so
+//! packets of clients are read here.
 
 use bytes::Bytes;
 use hub_bridge::reading::PublishProperties;
@@ -13,6 +13,7 @@ use super::wire::Reader;
 
 /// All properties that a client may send, as found in one packet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[allow(clippy::struct_field_names)] // the standard's names
 pub(crate) struct Properties {
     pub(crate) payload_format_indicator: Option<u8>,
     pub(crate) message_expiry_interval: Option<u32>,

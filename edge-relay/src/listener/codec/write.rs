@@ -49,9 +49,9 @@ pub(crate) fn connack(
 ) {
     use ConnectReturnCode as Code;
     let code = match (version, code) {
-        (Version::V5, code) => code,
         (Version::V4, Code::UnsupportedProtocolVersion) => Code::RefusedProtocolVersion,
-        (
+        (Version::V5, code)
+        | (
             Version::V4,
             code @ (Code::Success
             | Code::RefusedProtocolVersion

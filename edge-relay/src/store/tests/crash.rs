@@ -18,9 +18,9 @@ fn a_copy_of_the_directory_at_any_time_opens_with_all_that_was_acknowledged() {
     let writer = {
         let (store, acknowledged) = (store.clone(), acknowledged.clone());
         std::thread::spawn(move || {
-            for n in (0..3000).step_by(10) {
-                let size =
-                    [50, 200, 20_000][n as usize / 10 % 3] / if n % 100 == 0 { 1 } else { 10 };
+            for n in (0..3000_u64).step_by(10) {
+                let size = [50, 200, 20_000][usize::try_from(n).unwrap() / 10 % 3]
+                    / if n.is_multiple_of(100) { 1 } else { 10 };
                 fill(&store, n, n + 10, 10, size.max(20));
                 acknowledged.store(n + 10, Ordering::SeqCst);
             }
@@ -33,8 +33,8 @@ fn a_copy_of_the_directory_at_any_time_opens_with_all_that_was_acknowledged() {
         snapshot(&store, copy.path());
         let mut settings = settings.clone();
         settings.data_dir = copy.path().to_owned();
-        let (copied, report) = open(&settings);
-        let found = waiting_numbers(&copied);
+        let (reopened, report) = open(&settings);
+        let found = waiting_numbers(&reopened);
         let expected: Vec<u64> = (0..found.len() as u64).collect();
         assert_eq!(found, expected, "{report:?}");
         assert!(
@@ -66,11 +66,11 @@ fn after_a_kill_sequences_go_on_where_they_were() {
     snapshot(&store, copy.path());
     let mut settings = settings.clone();
     settings.data_dir = copy.path().to_owned();
-    let (copied, report) = open(&settings);
+    let (reopened, report) = open(&settings);
     assert_eq!(report.began, None, "{report:?}");
     assert!(!report.closed_cleanly);
-    assert_eq!(waiting_numbers(&copied), (500..777).collect::<Vec<_>>());
-    let committed = append(&copied, vec![reading(777, 200)]).unwrap();
+    assert_eq!(waiting_numbers(&reopened), (500..777).collect::<Vec<_>>());
+    let committed = append(&reopened, vec![reading(777, 200)]).unwrap();
     assert_eq!(
         (committed.epoch, committed.range.first),
         (epoch, Sequence(778))
@@ -90,12 +90,12 @@ fn a_repeat_is_known_as_one_also_after_a_kill() {
     snapshot(&store, copy.path());
     let mut settings = settings.clone();
     settings.data_dir = copy.path().to_owned();
-    let (copied, _) = open(&settings);
+    let (reopened, _) = open(&settings);
     let mut other_payload = reading(50, 200);
     other_payload.dup = true;
     other_payload.payload = reading(51, 200).payload;
-    append(&copied, vec![again, other_payload]).unwrap();
-    let all = read_all(&copied, current(&copied));
+    append(&reopened, vec![again, other_payload]).unwrap();
+    let all = read_all(&reopened, current(&reopened));
     let repeats: Vec<_> = all.iter().skip(100).map(|r| r.repeat_of).collect();
     // The second to last repeats the first one, not the repeat; not DUP is no repeat, nor is another payload.
     assert_eq!(

@@ -191,9 +191,9 @@ fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
     append(&store, vec![evil]).unwrap();
     let copy = tempfile::tempdir().unwrap();
     snapshot(&store, copy.path());
-    let (copied, report) = open(&settings(copy.path()));
+    let (reopened, report) = open(&settings(copy.path()));
     assert_eq!(report.began, None, "{report:?}");
-    assert_eq!(copied.stats().next_sequence.0, 22);
+    assert_eq!(reopened.stats().next_sequence.0, 22);
 }
 
 #[test]

@@ -70,8 +70,8 @@ fn what_the_disk_never_takes_is_given_back_and_later_ones_get_its_sequences() {
     snapshot(&store, copy.path());
     let mut settings = settings.clone();
     settings.data_dir = copy.path().to_owned();
-    let (copied, _) = open(&settings);
-    assert_eq!(waiting_numbers(&copied), (0..20).collect::<Vec<_>>());
+    let (reopened, _) = open(&settings);
+    assert_eq!(waiting_numbers(&reopened), (0..20).collect::<Vec<_>>());
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn on_a_disk_that_is_really_full_no_acknowledged_reading_is_lost() {
     let store = Store::open(&settings, HandClock::new()).unwrap().0;
     let found = waiting_numbers(&store);
     assert_eq!(
-        found[..acknowledged as usize],
+        found[..usize::try_from(acknowledged).unwrap()],
         (0..acknowledged).collect::<Vec<_>>()
     );
     std::fs::remove_file(&ballast).unwrap();

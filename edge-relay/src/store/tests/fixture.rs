@@ -73,7 +73,7 @@ pub(crate) fn settings(dir: &Path) -> Settings {
         disk_free_min: 0,
         alarm_at: 0.8,
         confirm: Mark::Forwarded,
-        keep_forwarded: Duration::from_secs(7 * 86_400),
+        keep_forwarded: Duration::from_hours(7 * 24),
         segment_bytes: 64 * 1024,
         commit_delay: Duration::ZERO,
         queue_bytes_max: 4 << 20,
@@ -93,18 +93,18 @@ pub(crate) fn reading(n: u64, bytes: usize) -> NewReading {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        payload.push(x as u8);
+        payload.push(x.to_le_bytes()[0]);
     }
     NewReading {
         topic: format!("meter/{}/power", n % 7).into(),
         client_id: format!("meter-{}", n % 7).into(),
         payload: payload.into(),
         qos: 1,
-        retain: n % 5 == 0,
+        retain: n.is_multiple_of(5),
         dup: false,
         packet_id: (n % 60_000) as u16 + 1,
         received: ReceivedAt {
-            wall: UnixMillis(1_700_000_000_000 + n as i64),
+            wall: UnixMillis(1_700_000_000_000 + n.cast_signed()),
             quality: ClockQuality::Synchronised,
             boot: BootId(5),
             monotonic_ms: 1000 + n,
@@ -223,7 +223,7 @@ impl Faults {
 /// The real disk, with faults on demand.
 pub(crate) struct FaultyDisk {
     pub(crate) faults: Arc<Faults>,
-    pub(crate) disk: Disk,
+    disk: Disk,
 }
 
 struct FaultySegment {

@@ -90,7 +90,7 @@ fn the_ring_is_kept_by_a_trusted_clock_only() {
         }
         std::thread::sleep(Duration::from_millis(20));
     };
-    clock.advance(Duration::from_secs(365 * 86_400));
+    clock.advance(Duration::from_hours(365 * 24));
     look();
     assert_eq!(store.segments().len(), kept);
     clock.set_quality(ClockQuality::Synchronised);
@@ -100,10 +100,10 @@ fn the_ring_is_kept_by_a_trusted_clock_only() {
         kept,
         "the week begins when the clock is trusted"
     );
-    clock.advance(Duration::from_secs(6 * 86_400));
+    clock.advance(Duration::from_hours(6 * 24));
     look();
     assert_eq!(store.segments().len(), kept);
-    clock.advance(Duration::from_secs(2 * 86_400));
+    clock.advance(Duration::from_hours(2 * 24));
     look();
     wait_until("closed segments are gone", || {
         store.segments().iter().all(|s| s.state == "open")
