@@ -98,7 +98,7 @@ fn bystanders(relay: &Relay, ledger: &Ledger) -> Fleet {
 }
 
 /// Runs `attack` beside bystanders: the process stays, and the ledger holds.
-fn while_others_publish(test: &str, attack: impl FnOnce(&Relay)) {
+fn while_others_publish(test: &str, attack: impl FnOnce(&Relay, &Ledger)) {
     let ledger = Ledger::new(VILLAGE);
     let hub = Hub::start();
     let _subscriber = Subscriber::start(hub.address, &ledger);
@@ -109,7 +109,7 @@ fn while_others_publish(test: &str, attack: impl FnOnce(&Relay)) {
         .start();
     let pid = relay.pid();
     let fleet = bystanders(&relay, &ledger);
-    attack(&relay);
+    attack(&relay, &ledger);
     assert!(relay.exited().is_none(), "the relay ended");
     assert_eq!(relay.pid(), pid);
     for mut meter in fleet.stop() {
@@ -120,7 +120,7 @@ fn while_others_publish(test: &str, attack: impl FnOnce(&Relay)) {
 
 #[test]
 fn wrong_packets_close_their_own_connection_only() {
-    while_others_publish("wrong packets", |relay| {
+    while_others_publish("wrong packets", |relay, _| {
         for (name, bytes) in bad_beginnings() {
             let mut raw = Raw::open(relay.mqtt).unwrap();
             let _ = raw.send(&bytes);
@@ -154,7 +154,7 @@ fn wrong_packets_close_their_own_connection_only() {
 fn noise_and_mutated_packets_cost_the_broker_nothing() {
     let mut random = StdRng::seed_from_u64(seed("noise"));
     let count = setting("RELAY_TEST_NOISE", 500);
-    while_others_publish("noise", |relay| {
+    while_others_publish("noise", |relay, _| {
         for round in 0..count {
             let version = if random.random() {
                 Version::V4
@@ -184,7 +184,7 @@ fn noise_and_mutated_packets_cost_the_broker_nothing() {
 
 #[test]
 fn silent_clients_and_connection_storms_do_not_lock_others_out() {
-    while_others_publish("storm", |relay| {
+    while_others_publish("storm", |relay, _| {
         let silent: Vec<Raw> = (0..100).map(|_| Raw::open(relay.mqtt).unwrap()).collect();
         for round in 0..300 {
             // CONNECT and gone, again and again with the same few ids: takeovers of dead connections.
@@ -201,17 +201,16 @@ fn silent_clients_and_connection_storms_do_not_lock_others_out() {
 
 #[test]
 fn a_subscriber_that_never_reads_does_not_stop_the_meters() {
-    while_others_publish("slow reader", |relay| {
+    while_others_publish("slow reader", |relay, ledger| {
         let connect = Connect::new(Version::V4, "slow");
         let (mut raw, _, _) = Raw::connect(relay.mqtt, &connect).unwrap();
         raw.send(&packet::subscribe(Version::V4, 1, "#", 1))
             .unwrap();
         raw.receive_kind(kind::SUBACK).unwrap();
-        let ledger = Ledger::new(VILLAGE);
         let mut habits = Habits::new(relay.mqtt);
         habits.size = 20_000;
         habits.patience = Duration::from_secs(10);
-        let mut meter = Meter::new(&ledger, "loud", habits);
+        let mut meter = Meter::new(ledger, "loud", habits);
         meter
             .publish(1000)
             .expect("20 MB pass a subscriber that reads nothing");

@@ -14,7 +14,10 @@ fn publish_until_refused(meter: &mut Meter, readings_max: u64) {
     let start = meter.made();
     loop {
         if let Err(error) = meter.publish(50) {
-            eprintln!("no acknowledgement after {} readings: {error}", meter.made() - start);
+            eprintln!(
+                "no acknowledgement after {} readings: {error}",
+                meter.made() - start
+            );
             return;
         }
         assert!(

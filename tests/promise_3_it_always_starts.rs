@@ -11,7 +11,7 @@ use std::process::Command;
 use harness::ledger::{Key, Ledger};
 use harness::meter::Habits;
 use harness::{FakeHub, Meter, Relay, Temper, VILLAGE};
-use harness::{seed, setting, wait_for, within};
+use harness::{seed, setting, within};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -163,8 +163,9 @@ fn list(root: &Path, directory: &Path, files: &mut Vec<PathBuf>) {
 /// Every sequence that `/status` names as lost, of any epoch.
 fn named_as_lost(status: &Value) -> BTreeSet<u64> {
     let mut lost = BTreeSet::new();
-    add_ranges(&status["backlog"]["lost"], &mut lost);
-    add_ranges(&status["store"]["opened"]["lost"], &mut lost);
+    for epoch in status["backlog"]["epochs"].as_array().into_iter().flatten() {
+        add_ranges(&epoch["lost"], &mut lost);
+    }
     lost
 }
 
@@ -224,30 +225,27 @@ fn a_missing_segment_is_named() {
 fn damage_is_kept_aside_for_those_who_want_to_look() {
     let wreck = Wreck::make();
     let ledger = wreck.ledger.fork();
+    let hub = FakeHub::start(&ledger, Temper::Honest);
     let mut relay = relay_without_hub();
+    relay.set("hub.url", format!("mqtt://{}", hub.address));
     copy(wreck.data.path(), &relay.data_dir());
-    let largest = wreck
-        .files
-        .iter()
-        .filter(|f| f.ends_with("db"))
-        .max()
-        .unwrap();
-    Damage::ZeroedBlock.inflict(
-        &relay.data_dir().join(largest),
-        &mut StdRng::seed_from_u64(1),
-    );
+    let databases = wreck.files.iter().filter(|file| file.ends_with("db"));
+    let first = relay.data_dir().join(databases.min().unwrap());
+    let mut bytes = fs::read(&first).unwrap();
+    let length = bytes.len();
+    bytes[length / 4..length * 3 / 4].fill(0xaa);
+    fs::write(&first, &bytes).unwrap();
     relay.start();
-    Meter::new(&ledger, "after", Habits::new(relay.mqtt))
-        .publish(1)
-        .unwrap();
-    wait_for("the damaged segment is looked at", within(30), || {
-        let mut kept = Vec::new();
-        let quarantine = relay.data_dir().join("quarantine");
-        quarantine
-            .is_dir()
-            .then(|| list(&quarantine, &quarantine, &mut kept));
-        (!kept.is_empty()).then_some(())
-    });
+    relay.wait_drained(within(60));
+    let quarantine = relay.data_dir().join("quarantine");
+    assert!(quarantine.is_dir(), "{:#}", relay.status());
+    let mut kept = Vec::new();
+    list(&quarantine, &quarantine, &mut kept);
+    let same = |file: &&PathBuf| fs::read(quarantine.join(file)).is_ok_and(|kept| kept == bytes);
+    assert!(
+        kept.iter().find(same).is_some(),
+        "not as it was found: {kept:?}"
+    );
 }
 
 #[test]

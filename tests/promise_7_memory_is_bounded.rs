@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use harness::meter::Habits;
 use harness::{Hub, Ledger, Meter, Proxy, Relay, Subscriber, VILLAGE};
-use harness::{setting, within};
+use harness::{setting, wait_for, within};
 
 #[test]
 fn memory_and_start_up_do_not_grow_with_the_backlog() {
@@ -32,7 +32,9 @@ fn memory_and_start_up_do_not_grow_with_the_backlog() {
     relay.kill();
     let start = Instant::now();
     relay.start();
-    meter.publish(1).unwrap();
+    wait_for("a first acknowledgement", within(20), || {
+        meter.publish(1).ok()
+    });
     let restart = start.elapsed();
     uplink.restore();
     ledger.settle("drain", within(120));

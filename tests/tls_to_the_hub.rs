@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use harness::meter::Habits;
 use harness::{Clock, Hub, Ledger, Meter, Relay, Subscriber, VILLAGE};
 use harness::{port, skip, within};
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 
 /// An authority, and PEM files of what it signs.
 struct Authority {
@@ -19,6 +21,9 @@ impl Authority {
     fn new() -> Self {
         let home = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::default();
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "an authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);
         let key = KeyPair::generate().unwrap();
@@ -37,6 +42,8 @@ impl Authority {
     fn sign(&self, name: &str, until_year: i32) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.not_before = rcgen::date_time_ymd(2024, 1, 1);
+        params.distinguished_name = DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.not_after = rcgen::date_time_ymd(until_year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
