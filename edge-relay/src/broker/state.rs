@@ -25,6 +25,8 @@ use crate::listener::MqttStats;
 const PIECE_BYTES: usize = 7 * 1024;
 const SEGMENT_BYTES: usize = 512 * 1024;
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// How long the lock of a handle that was just dropped is waited for.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The state could not be made durable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -305,8 +307,21 @@ fn no_blobs(dir: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
+/// sled gives its lock back a moment after its handle is dropped: that is no damage.
+fn open_when_unlocked(dir: &Path) -> Result<sled::Db, StateError> {
+    let until = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match open_db(dir) {
+            Err(error) if error.0.contains("could not acquire lock") && Instant::now() < until => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
 fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(sled::Db, Found), StateError> {
-    let first = open_db(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
+    let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
     let error = match first {
         Ok((db, found)) => {
             sync_new(dir);
