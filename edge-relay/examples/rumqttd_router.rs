@@ -101,7 +101,7 @@ fn absent_subscriber() -> Result<(usize, usize)> {
     Ok((acknowledged, delivered))
 }
 
-/// Counts PUBACKs and PUBLISHes until nothing comes for a moment; acknowledges the latter.
+/// Counts acknowledgements and messages until nothing comes for a moment; acknowledges the latter.
 fn until_quiet(
     rx: &mut LinkRx,
     tx: &mut LinkTx,

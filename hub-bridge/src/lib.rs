@@ -1,4 +1,13 @@
 //! Both banks of the crossing from a village's backlog to the national hub.
+//!
+//! The village's bank: [`bridge::Bridge`] takes a [`backlog::Backlog`] and carries it to the hub's MQTT broker
+//! whenever the uplink is there. The path of a reading, file by file: `link/feed` reads ahead, `lanes` picks its
+//! connection, `pace` says when it may leave, `packet` makes the PUBLISH, `connection` sends it, `inflight`
+//! finds it again when the PUBACK comes, `link/confirms` tells the backlog.
+//!
+//! What decides is pure and knows no sockets: [`uplink`] (states), [`backoff`], [`window`] and [`drain`] (when),
+//! `version` (MQTT 5 or 3.1.1), `suspect` (the reading that the hub never takes), [`classify`] (errors).
+//! Invariant: a reading is confirmed only by a PUBACK for it on the connection that carried it.
 
 pub mod backlog;
 pub mod backoff;

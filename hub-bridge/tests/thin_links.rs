@@ -56,11 +56,11 @@ async fn a_receive_maximum_of_20_does_not_starve_a_long_link() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a figure: takes a minute"]
 async fn figure_thin_and_long() {
-    let Some((seconds, bytes)) = over_the_village_link(10, 4000).await else {
+    let Some((seconds, bytes)) = over_the_village_link(10, 20_000).await else {
         return;
     };
     #[allow(clippy::cast_precision_loss)]
-    let (could, each) = (bytes as f64 / 32_000.0, bytes as f64 / 4000.0);
+    let (could, each) = (bytes as f64 / 32_000.0, bytes as f64 / 20_000.0);
     println!(
         "256 kbit/s, 600 ms, receive maximum 20: {:.1} % of the link, {each:.1} bytes a reading",
         could / seconds * 100.0

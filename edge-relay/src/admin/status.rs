@@ -62,7 +62,19 @@ fn backlog(admin: &Admin, stats: &Stats) -> Value {
         "segments_forwarded": stats.segments_done,
         "refused": stats.refused,
         "lost_readings": stats.lost_readings,
+        "lost": lost(stats),
     })
+}
+
+/// Every range that is known to be lost, whenever it was found.
+fn lost(stats: &Stats) -> Vec<Value> {
+    let ranges = stats
+        .epochs
+        .iter()
+        .flat_map(|e| e.lost.iter().map(|range| (e.epoch, range)));
+    ranges
+        .map(|(epoch, range)| json!({ "epoch": epoch, "first": range.first, "last": range.last }))
+        .collect()
 }
 
 fn seconds(millis: u64) -> f64 {

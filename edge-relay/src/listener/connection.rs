@@ -7,6 +7,9 @@
 //!
 //! Invariant: every buffer is bounded. While one is full, the client is not read from.
 
+mod packets;
+mod stations;
+
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -20,16 +23,16 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::codec::packet::{self, Packet, Publish, Subscribe};
-use super::codec::write::{self, PUBCOMP, PUBREC, PUBREL, PublishHeader};
+use super::codec::packet;
+use super::codec::write::{self, PUBREL, PublishHeader};
 use super::codec::{Version, Violation, wire};
-use super::connect::{Admitted, limit_expiry};
+use super::connect::Admitted;
 use super::inbound::{Ack, Batch, Inbound};
 use super::{Shared, wills};
 use crate::broker::session::Next;
 use crate::broker::subscriptions::SessionKey;
 use crate::broker::will::Will;
-use crate::broker::{Durable, Left, Received, Sending};
+use crate::broker::{Durable, Left, Sending};
 use crate::store::{AppendError, AppendPermit, Appended};
 
 /// With so much waiting to be written, nothing more is read or taken from the session.
@@ -334,255 +337,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.submit(batch);
     }
 
-    fn act(&mut self, packet: Packet<'_>, batch: &mut Batch) -> Result<(), Violation> {
-        let (key, connection) = (self.client.key, self.client.connection);
-        let version = self.client.version;
-        match packet {
-            Packet::Publish(publish) => self.publish(publish, batch)?,
-            Packet::PubAck { id } => {
-                self.shared.broker.puback(key, connection, id);
-                self.has_more = true;
-            }
-            Packet::PubRec { id, failed } => self.pubrec(id, failed),
-            Packet::PubRel { id } => self.pubrel(id),
-            Packet::PubComp { id } => {
-                self.shared.broker.pubcomp(key, connection, id);
-                self.has_more = true;
-            }
-            Packet::Subscribe(subscribe) => self.subscribe(&subscribe),
-            Packet::Unsubscribe { id, filters } => {
-                let (reasons, durable) = self.shared.broker.unsubscribe(key, connection, &filters);
-                let mut reply = BytesMut::new();
-                write::unsuback(&mut reply, version, id, reasons);
-                self.owe(durable, Reply::Packet(reply));
-            }
-            Packet::PingReq if self.broken => {}
-            Packet::PingReq => write::ping_response(&mut self.output),
-            Packet::Disconnect {
-                with_will,
-                session_expiry_s,
-            } => {
-                if session_expiry_s.is_some_and(|s| s > 0) && !self.client.persistent {
-                    return Err(Violation::protocol(
-                        "a session expiry in DISCONNECT after none in CONNECT",
-                    ));
-                }
-                let settings = self.shared.settings();
-                let expiry = session_expiry_s.map(|s| limit_expiry(s, &settings));
-                self.ends(End::Disconnect { with_will, expiry });
-            }
-        }
-        Ok(())
-    }
-
-    fn publish(&mut self, publish: Publish<'_>, batch: &mut Batch) -> Result<(), Violation> {
-        let (id, qos) = (publish.id, publish.qos);
-        if qos == 2 && self.is_duplicate(id) {
-            return Ok(());
-        }
-        if qos > 0
-            && self.unacknowledged >= self.in_flight_max
-            && self.client.version == Version::V5
-        {
-            return Err(Violation::new(
-                DisconnectReasonCode::ReceiveMaximumExceeded,
-                "more publishes in flight than the receive maximum",
-            ));
-        }
-        let acks = batch.acks.len();
-        self.inbound.accept(&self.shared, publish, batch)?;
-        self.unacknowledged += batch.acks.len() - acks;
-        if qos == 2 {
-            self.unreceived.push(id);
-        }
-        Ok(())
-    }
-
-    /// A `QoS` 2 publish that was sent before: it gets its PUBREC, again or when the first one is kept.
-    fn is_duplicate(&mut self, id: u16) -> bool {
-        let pending = self.unreceived.contains(&id);
-        let kept = self.shared.broker.has_received(self.client.key, id);
-        if kept && !pending && !self.broken {
-            write::acknowledgement(&mut self.output, self.client.version, PUBREC, id, 0);
-        }
-        if kept || pending {
-            self.shared.stats.duplicates_suppressed_total.one();
-        }
-        kept || pending
-    }
-
-    fn pubrec(&mut self, id: u16, failed: bool) {
-        let (key, connection) = (self.client.key, self.client.connection);
-        let mut reply = BytesMut::with_capacity(8);
-        match self.shared.broker.pubrec(key, connection, id, failed) {
-            Received::Release(durable) => {
-                write::acknowledgement(&mut reply, self.client.version, PUBREL, id, 0);
-                self.owe(durable, Reply::Packet(reply));
-            }
-            Received::Unknown if !failed => {
-                write::acknowledgement(&mut reply, self.client.version, PUBREL, id, NOT_FOUND);
-                self.owe(None, Reply::Packet(reply));
-            }
-            Received::Nothing | Received::Unknown => self.has_more = true,
-        }
-    }
-
-    fn pubrel(&mut self, id: u16) {
-        let (key, connection) = (self.client.key, self.client.connection);
-        let released = self.shared.broker.release(key, connection, id);
-        let known = released.as_ref().is_some_and(|r| r.known);
-        let reason = if known { 0 } else { NOT_FOUND };
-        let mut reply = BytesMut::with_capacity(8);
-        write::acknowledgement(&mut reply, self.client.version, PUBCOMP, id, reason);
-        self.owe(released.and_then(|r| r.durable), Reply::Packet(reply));
-    }
-
-    fn subscribe(&mut self, subscribe: &Subscribe) {
-        let (codes, durable) = self.shared.broker.subscribe(
-            self.client.key,
-            self.client.connection,
-            &subscribe.filters,
-            subscribe.subscription_id,
-        );
-        let mut reply = BytesMut::new();
-        write::suback(&mut reply, self.client.version, subscribe.id, codes);
-        self.owe(durable, Reply::Packet(reply));
-    }
-
-    /// Sends a batch on its way: to the store, or where nothing of it is a reading, behind those that are there.
-    fn submit(&mut self, batch: Batch) {
-        if batch.is_empty() {
-            return;
-        }
-        if batch.readings.is_empty() {
-            if self.appending.is_empty() {
-                self.route(batch);
-            } else {
-                self.appending.push_back((None, batch));
-            }
-            return;
-        }
-        let store = self.shared.store.clone();
-        let bytes = batch.bytes;
-        let reserving = Box::pin(async move { store.reserve(bytes).await });
-        self.reserving = Some((reserving, batch));
-    }
-
-    fn reserved(&mut self, result: Result<AppendPermit, AppendError>) {
-        let Some((_, mut batch)) = self.reserving.take() else {
-            return;
-        };
-        match result {
-            Ok(permit) => {
-                let appended = permit.append(std::mem::take(&mut batch.readings));
-                self.appending.push_back((Some(appended), batch));
-            }
-            Err(error) => self.withhold(&batch, &error),
-        }
-    }
-
-    /// The oldest batch is on disk, or is not; those behind it that are ready follow.
-    fn appended(&mut self, result: Result<(), AppendError>) {
-        let mut result = result;
-        loop {
-            let Some((_, batch)) = self.appending.pop_front() else {
-                return;
-            };
-            match result {
-                Ok(()) => self.route(batch),
-                Err(error) => self.withhold(&batch, &error),
-            }
-            result = match self.appending.front_mut() {
-                Some((None, _)) => Ok(()),
-                Some((Some(appended), _)) => match appended.try_recv() {
-                    Ok(done) => done.map(|_| ()),
-                    Err(_) => return,
-                },
-                None => return,
-            };
-        }
-    }
-
-    /// To the local subscribers; then the acknowledgements are owed.
-    fn route(&mut self, batch: Batch) {
-        let durable = self
-            .shared
-            .broker
-            .route(Some(self.client.key), &batch.publications);
-        self.owe(durable, Reply::Acks(batch.acks));
-    }
-
-    fn withhold(&mut self, batch: &Batch, error: &AppendError) {
-        let promised = batch.acks.len() as u64;
-        self.shared.stats.publishes_withheld_total.add(promised);
-        self.shared
-            .stats
-            .publishes_dropped_total
-            .add(batch.unpromised);
-        if promised == 0 {
-            tracing::debug!(%error, "publishes of QoS 0 could not be kept");
-            return;
-        }
-        tracing::warn!(%error, publishes = promised, "not acknowledged: could not be kept");
-        self.ends(End::Withheld);
-    }
-
-    fn owe(&mut self, durable: Option<Durable>, reply: Reply) {
-        if durable.is_none() && self.settling.is_empty() {
-            self.pay(reply);
-        } else {
-            self.settling.push_back(Owed { durable, reply });
-        }
-    }
-
-    fn settled(&mut self, durable: bool) {
-        let Some(owed) = self.settling.pop_front() else {
-            return;
-        };
-        if durable {
-            self.pay(owed.reply);
-        } else {
-            if let Reply::Acks(acks) = &owed.reply {
-                self.shared
-                    .stats
-                    .publishes_withheld_total
-                    .add(acks.len() as u64);
-            }
-            tracing::warn!("not acknowledged: the broker's state could not be kept");
-            self.ends(End::Withheld);
-        }
-    }
-
-    /// Writes what is owed. After a publish that could not be kept, nothing is acknowledged any more: the client
-    /// must not take a later PUBACK for the earlier one's.
-    fn pay(&mut self, reply: Reply) {
-        let mute = self.broken || self.end == Some(End::Withheld);
-        match reply {
-            Reply::Packet(bytes) if !mute => self.output.extend_from_slice(&bytes),
-            Reply::Packet(_) => {}
-            Reply::Acks(acks) => {
-                for ack in acks {
-                    self.unacknowledged = self.unacknowledged.saturating_sub(1);
-                    if ack.first_byte == PUBREC {
-                        self.unreceived.retain(|id| *id != ack.id);
-                    }
-                    if !mute {
-                        let version = self.client.version;
-                        let accepted = u64::from(ack.reason < 0x80);
-                        self.shared.stats.publishes_acknowledged_total.add(accepted);
-                        write::acknowledgement(
-                            &mut self.output,
-                            version,
-                            ack.first_byte,
-                            ack.id,
-                            ack.reason,
-                        );
-                    }
-                }
-            }
-        }
-    }
-
     /// Takes what the session has to send, while there is room.
     fn take_deliveries(&mut self) {
         if !self.has_more || self.end.is_some() || self.output.len() >= OUTPUT_BYTES_ENOUGH {
@@ -689,9 +443,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let _ = tokio::time::timeout(LAST_WORDS_MAX, last_words).await;
     }
 }
-
-/// MQTT 5: "packet identifier not found".
-const NOT_FOUND: u8 = 0x92;
 
 async fn reserved(reserving: &mut Option<(Reserving, Batch)>) -> Result<AppendPermit, AppendError> {
     match reserving {

@@ -58,15 +58,16 @@ pub(super) async fn follow_config(live: Arc<LiveConfig>) {
         }
     };
     loop {
-        tokio::select! {
-            () = changed(watcher.as_mut()) => {}
-            _ = hangup.recv() => {}
-        }
+        // First of all once: an edit may have come between the start's reading and the watch.
         let reloading = live.clone();
         // What it says of the file is in the status and the log.
         let _ = tokio::task::spawn_blocking(move || reloading.reload().is_ok()).await;
         if let Some(watcher) = &mut watcher {
             watcher.follow(&live.watched_files());
+        }
+        tokio::select! {
+            () = changed(watcher.as_mut()) => {}
+            _ = hangup.recv() => {}
         }
     }
 }

@@ -23,7 +23,7 @@
 //!
 //! - A reading is acknowledged only after its frame was synced (`commit.rs`).
 //! - Sequences of an epoch have no holes, and none is given to two readings that were acknowledged: a segment ends
-//!   where the name of the next one begins, and an epoch whose end is not proved is never continued (`open.rs`).
+//!   where the name of the next one begins, and an epoch whose end is not proved is never continued (`salvage.rs`).
 //! - A segment is removed only when the confirming mark has passed all of it, and after that mark was synced.
 //! - sled never opens a segment that exists: reading goes through the frames in the file (`carve.rs`, `reader.rs`).
 //!
@@ -50,6 +50,7 @@ mod queue;
 mod reader;
 mod refused;
 mod repeat;
+mod salvage;
 mod segment;
 mod sequences;
 mod shared;

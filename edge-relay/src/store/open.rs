@@ -16,18 +16,16 @@ use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Settings;
-use super::carve::{self, Carved};
 use super::health::Health;
 use super::identity::{self, EpochReason, EpochRecord, Identity};
-use super::index::{EpochIndex, Index, Need, Phase, Segment};
+use super::index::{EpochIndex, Index, Need};
 use super::lock::DirLock;
-use super::marks::{self, EpochMarksV1, MarksFile, MarksV1};
+use super::marks::{self, MarksFile, MarksV1};
 use super::queue::Queue;
 use super::reader::{Reader, SegmentFile};
 use super::refused::{RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
-use super::segment::{self, Meta, SegmentName, Sidecar};
-use super::sequences::SequenceSet;
+use super::segment::{self, Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared, put_aside};
 use crate::durable::DurableError;
 
@@ -169,24 +167,12 @@ fn check_durable(data_dir: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// What one segment on disk turned out to be.
-enum Loaded {
-    Segment {
-        segment: Segment,
-        /// Whether nothing is missing at its end, as far as it can say itself.
-        sound: bool,
-    },
-    /// Nothing was ever acknowledged in it.
-    Empty,
-    /// Readings should be there, and none can be found.
-    Ruined,
-}
-
-struct Opening<'a> {
-    settings: &'a Settings,
-    data_dir: PathBuf,
-    backlog_dir: PathBuf,
-    report: OpenReport,
+/// The start under way.
+pub(super) struct Opening<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) data_dir: PathBuf,
+    pub(super) backlog_dir: PathBuf,
+    pub(super) report: OpenReport,
 }
 
 impl Opening<'_> {
@@ -294,7 +280,7 @@ impl Opening<'_> {
         names
     }
 
-    fn put_aside(&mut self, path: &Path) {
+    pub(super) fn put_aside(&mut self, path: &Path) {
         match put_aside(&self.data_dir, path) {
             Ok(()) => self.report.quarantined.push(path.to_owned()),
             Err(error) => tracing::warn!(%error, path = %path.display(), "not put aside"),
@@ -330,140 +316,6 @@ impl Opening<'_> {
                     }
                 }
             }
-        }
-    }
-
-    /// One epoch from its segments and marks, and whether its end is proved to be all there.
-    fn epoch(
-        &mut self,
-        record: &EpochRecord,
-        names: &[SegmentName],
-        marks: Option<&EpochMarksV1>,
-        retried: &[u64],
-    ) -> (EpochIndex, bool) {
-        let mut epoch = EpochIndex::new(record.epoch, record.village.clone(), record.salt);
-        let marks = marks.cloned().unwrap_or_default();
-        epoch.forwarded = SequenceSet::from_pairs(&marks.forwarded);
-        epoch.stored = SequenceSet::from_pairs(&marks.stored);
-        epoch.lost = SequenceSet::from_pairs(&marks.lost);
-        let mut proved = true;
-        let mut next_first = None;
-        for name in names.iter().rev() {
-            match self.segment(*name, next_first, record.salt, &marks) {
-                Loaded::Segment { segment, sound } => {
-                    proved &= sound;
-                    epoch.segments.insert(name.first, segment);
-                    next_first = Some(name.first);
-                }
-                Loaded::Empty => {
-                    let _ = fs::remove_dir_all(self.backlog_dir.join(name.dir_name()));
-                    // The one before still ends here: what it holds beyond was never acknowledged.
-                    next_first = next_first.or(Some(name.first));
-                }
-                Loaded::Ruined => {
-                    proved = false;
-                    self.put_aside(&self.backlog_dir.join(name.dir_name()));
-                    next_first = Some(name.first);
-                }
-            }
-        }
-        let live_is_missing = marks.live != 0 && names.iter().all(|n| n.first != marks.live);
-        let end = epoch.segments.values().next_back().map_or(1, |s| s.end);
-        epoch.next = end.max(marks.next).max(1);
-        if end < marks.next {
-            proved &= self.end_is_passed(&mut epoch, end, marks.next, retried);
-        }
-        epoch.recount_all(self.settings.confirm);
-        (epoch, proved && !live_is_missing)
-    }
-
-    /// Whether all of `end..next`, of which there is no segment, was confirmed or lies in `refused/`; else it
-    /// is lost.
-    fn end_is_passed(&self, epoch: &mut EpochIndex, end: u64, next: u64, retried: &[u64]) -> bool {
-        let mut missing = SequenceSet::from_pairs(&[(end, next - 1)]);
-        for passed in epoch.passed(self.settings.confirm).ranges() {
-            missing.remove(passed);
-        }
-        for sequence in retried {
-            missing.remove(SequenceRange::one(Sequence(*sequence)));
-        }
-        for range in missing.ranges() {
-            epoch.lost.insert(range);
-            epoch.pass(range);
-        }
-        missing.count() == 0
-    }
-
-    fn segment(
-        &mut self,
-        name: SegmentName,
-        next_first: Option<u64>,
-        salt: u32,
-        marks: &EpochMarksV1,
-    ) -> Loaded {
-        let dir = self.backlog_dir.join(name.dir_name());
-        let segment = |end: u64, bytes: u64, phase: Phase, damaged: bool| Segment {
-            end: next_first.map_or(end, |next| end.min(next)),
-            bytes,
-            waiting: 0,
-            phase,
-            need: Need::Waiting,
-            damaged,
-        };
-        if let Some(sidecar) = Sidecar::read(&dir, name, salt) {
-            // A closed segment that ends before the marks is judged with the epoch's end.
-            return Loaded::Segment {
-                segment: segment(sidecar.end, sidecar.bytes, Phase::Closed, sidecar.damaged),
-                sound: true,
-            };
-        }
-        if let Some(next) = next_first {
-            let bytes = fs::metadata(dir.join("db")).map_or(0, |m| m.len() / 2);
-            return Loaded::Segment {
-                segment: segment(next, bytes, Phase::Unsealed, false),
-                sound: true,
-            };
-        }
-        self.last_segment(name, &dir, salt, marks)
-    }
-
-    /// The last segment of an epoch, not closed: what it holds is where the epoch ends.
-    fn last_segment(
-        &mut self,
-        name: SegmentName,
-        dir: &Path,
-        salt: u32,
-        marks: &EpochMarksV1,
-    ) -> Loaded {
-        let carved = carve::carve(&dir.join("db"), name.epoch.0, salt).unwrap_or_else(|error| {
-            tracing::warn!(%error, segment = %dir.display(), "cannot be read");
-            Carved::default()
-        });
-        let Some(end) = carved.frames.last().map(super::carve::Indexed::end) else {
-            let expected = marks.next > name.first || carved.broken > 0;
-            return if expected {
-                Loaded::Ruined
-            } else {
-                Loaded::Empty
-            };
-        };
-        let readings: u64 = carved.frames.iter().map(|f| u64::from(f.count)).sum();
-        self.report.salvaged.push((dir.to_owned(), readings));
-        let whole = readings == end - name.first;
-        if carved.broken > 0 {
-            tracing::warn!(segment = %dir.display(), broken = carved.broken, "broken frames in the last segment");
-        }
-        let reached = marks.live != name.first || end >= marks.next;
-        Loaded::Segment {
-            segment: Segment {
-                end,
-                bytes: carved.bytes(),
-                waiting: 0,
-                phase: Phase::Unsealed,
-                need: Need::Waiting,
-                damaged: !whole || carved.broken > 0,
-            },
-            sound: whole && carved.broken == 0 && reached,
         }
     }
 

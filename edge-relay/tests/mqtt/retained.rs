@@ -9,7 +9,9 @@ async fn the_last_one_is_kept_also_over_a_restart_and_an_empty_one_removes_it() 
     let mut meter = relay.v4("meter").await;
     meter.publish_acked(1, "meters/1", 1, b"old").await;
     meter.publish_acked(1, "meters/1", 2, b"new").await;
-    meter.publish_acked(1, "local/1", 3, &[9; 100_000]).await;
+    meter
+        .publish_acked(1, "local/1", 3, &vec![9; 100_000])
+        .await;
     meter.publish_acked(0, "meters/1", 4, b"").await;
     let dir = relay.stop().await;
 

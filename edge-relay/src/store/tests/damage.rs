@@ -132,6 +132,46 @@ fn a_truncated_last_segment_begins_a_new_epoch() {
     assert!(store.stats().lost_readings > 0);
 }
 
+/// All is confirmed, so that nothing is missed; what came after the marks were written could be.
+#[test]
+fn a_last_segment_that_is_gone_or_shorter_than_the_marks_begins_a_new_epoch() {
+    for how in ["gone", "shorter"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(&settings(dir.path()));
+        fill(&store, 0, 1010, 10, 200);
+        let all = range(1, 1010);
+        store
+            .confirm(current(&store), Mark::Forwarded, &[all])
+            .unwrap();
+        wait_until("the marks are written", || {
+            !store.shared().index.lock().dirty
+        });
+        let copy = tempfile::tempdir().unwrap();
+        snapshot(&store, copy.path());
+        let db = files(copy.path())
+            .into_iter()
+            .rfind(|f| f.ends_with("db"))
+            .unwrap();
+        if how == "gone" {
+            std::fs::remove_dir_all(db.parent().unwrap()).unwrap();
+        } else {
+            let bytes = std::fs::read(&db).unwrap();
+            // Sound records up to the middle of what is there, nothing behind.
+            let used = bytes.iter().rposition(|b| *b != 0).unwrap();
+            let magic = &crate::store::envelope::MAGIC;
+            let cut = memchr::memmem::rfind(&bytes[..used / 2], magic).unwrap();
+            std::fs::write(&db, &bytes[..cut]).unwrap();
+        }
+        let (store, report) = open(&settings(copy.path()));
+        assert_eq!(
+            report.began,
+            Some(EpochReason::TailUnproved),
+            "{how}: {report:?}"
+        );
+        assert_eq!(store.stats().lost_readings, 0, "{how}");
+    }
+}
+
 #[test]
 fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
     let dir = killed_store();
@@ -191,9 +231,26 @@ fn a_payload_that_looks_like_a_frame_is_never_taken_for_one() {
     append(&store, vec![evil]).unwrap();
     let copy = tempfile::tempdir().unwrap();
     snapshot(&store, copy.path());
-    let (reopened, report) = open(&settings(copy.path()));
+    let whole = tempfile::tempdir().unwrap();
+    copy_dir(copy.path(), whole.path());
+    let (reopened, report) = open(&settings(whole.path()));
     assert_eq!(report.began, None, "{report:?}");
     assert_eq!(reopened.stats().next_sequence.0, 22);
+    // Nor when the frame around it is damaged, so that carving comes upon it.
+    let db = files(copy.path())
+        .into_iter()
+        .find(|f| f.ends_with("db"))
+        .unwrap();
+    let mut bytes = std::fs::read(&db).unwrap();
+    let copies: Vec<usize> = memchr::memmem::find_iter(&bytes, &forged[0].bytes[..]).collect();
+    assert!(!copies.is_empty());
+    for at in copies {
+        bytes[at - 3] ^= 1;
+    }
+    std::fs::write(&db, &bytes).unwrap();
+    let (reopened, report) = open(&settings(copy.path()));
+    assert_eq!(report.began, Some(EpochReason::TailUnproved), "{report:?}");
+    assert!(!waiting_numbers(&reopened).contains(&9999));
 }
 
 #[test]

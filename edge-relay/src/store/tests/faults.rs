@@ -87,7 +87,10 @@ fn at_the_quota_nothing_is_acknowledged_and_nothing_evicted() {
     let mut alarmed = false;
     let error = loop {
         match append(&store, vec![reading(n, 1000)]) {
-            Ok(_) => n += 1,
+            Ok(_) => {
+                n += 1;
+                assert!(n < 1000, "the quota is not kept");
+            }
             Err(error) => break error,
         }
         alarmed |= matches!(*health.borrow(), StoreHealth::Alarm { .. });
