@@ -108,10 +108,11 @@ impl Wreck {
         relay.wait_drained(within(60));
         let status = relay.status();
         let named = named_as_lost(&status);
+        let tail = unproved_tail(&status);
         let unnamed: Vec<Key> = ledger
             .missing()
             .into_iter()
-            .filter(|key| key.meter != 0 || !named.contains(&key.number))
+            .filter(|key| key.meter != 0 || !(named.contains(&key.number) || key.number >= tail))
             .collect();
         ledger.check();
         if let (Some(first), Some(last)) = (unnamed.first(), unnamed.last()) {
@@ -169,6 +170,21 @@ fn named_as_lost(status: &Value) -> BTreeSet<u64> {
         add_ranges(&epoch["lost"], &mut lost);
     }
     lost
+}
+
+/// Where an epoch ended at this start, since nobody can tell what was behind its last known reading: the first
+/// sequence of which nothing is known.
+fn unproved_tail(status: &Value) -> u64 {
+    let began = status["store"]["opened"]["epoch_began"].as_str();
+    if !matches!(began, Some("tail_unproved" | "identity_lost")) {
+        return u64::MAX;
+    }
+    let epochs = status["backlog"]["epochs"].as_array().into_iter().flatten();
+    let mut ended = epochs.filter(|epoch| epoch["epoch"] != status["epoch"]);
+    ended
+        .next()
+        .and_then(|epoch| epoch["next_sequence"].as_u64())
+        .unwrap_or(u64::MAX)
 }
 
 fn add_ranges(value: &Value, sequences: &mut BTreeSet<u64>) {
