@@ -168,8 +168,8 @@ impl Listener {
         }
     }
 
-    /// Accepts until `shutdown`; then commits, acknowledges, closes every connection, publishes the wills, and
-    /// closes the state.
+    /// Accepts until `shutdown`; then commits, acknowledges, closes every connection, keeps the wills for after the
+    /// restart, and closes the state.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -274,8 +274,6 @@ async fn end(shared: Arc<Shared>, mut connections: JoinSet<()>) {
         );
         connections.shutdown().await;
     }
-    let wills = shared.broker.take_wills();
-    wills::publish_all(&shared, wills).await;
     let closed = tokio::task::spawn_blocking(move || shared.broker.close()).await;
     report(closed);
 }
