@@ -271,13 +271,13 @@ fn a_start_falls_back_on_the_last_accepted_file() {
     let data_dir = dir.path().join("data");
     std::fs::create_dir(&data_dir).unwrap();
     let text = format!("data_dir = {data_dir:?}\n{}", local(""));
-    std::fs::write(&file, &text).unwrap();
+    std::std::fs::write(&file, &text).unwrap();
     let environment = Environment::new();
     let first = start(&file, &environment).unwrap();
     assert!(first.file_refused.is_none());
     LiveConfig::new(first, environment.clone(), Vec::new());
 
-    std::fs::write(&file, format!("{text}\nnonsense = [")).unwrap();
+    std::std::fs::write(&file, format!("{text}\nnonsense = [")).unwrap();
     let second = start(&file, &environment).unwrap();
     let refused = second.file_refused.as_ref().unwrap().to_string();
     assert!(refused.contains("broker.toml:5"), "{refused}");
@@ -293,7 +293,7 @@ fn a_start_falls_back_on_the_last_accepted_file() {
     assert_eq!(mode & 0o777, 0o600);
 
     for lost in ["", "this is no toml"] {
-        std::fs::write(&file, lost).unwrap();
+        std::std::fs::write(&file, lost).unwrap();
         let third = start(&file, &environment).unwrap();
         assert_eq!(third.loaded.settings.data_dir, data_dir, "{lost:?}");
     }
@@ -398,4 +398,23 @@ fn the_restart_keys_exist_and_are_marked_in_the_shipped_file() {
             .all(|key| known.contains_key(*key))
     );
     assert_eq!(marked, live::RESTART_KEYS.len());
+}
+
+#[test]
+fn a_file_too_large_to_be_a_configuration_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broker.toml");
+    std::fs::write(&file, format!("# {}\n", "a".repeat(1 << 20))).unwrap();
+    let error = load(&file, &Environment::new()).unwrap_err();
+    assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
+}
+
+#[test]
+fn spans_that_would_overflow_are_refused_by_name() {
+    let text = "village_id = \"v\"\nmqtt.idle_timeout = \"9223372036854775807 s\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broker.toml");
+    std::fs::write(&file, text).unwrap();
+    let error = load(&file, &Environment::new()).unwrap_err();
+    assert_eq!(error.problems[0].key, "mqtt.idle_timeout");
 }
