@@ -466,3 +466,42 @@ fn a_relay_that_stops_is_not_ready() {
     assert_eq!(relay.get("/healthz", None).0, 200);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
+
+fn add_user(relay: &Relay, name: &str, password: &str) {
+    let mut add = relay
+        .command(&["user", "add", name])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    writeln!(add.stdin.take().unwrap(), "{password}").unwrap();
+    assert!(add.wait().unwrap().success());
+}
+
+#[test]
+fn check_asks_the_hub_with_the_credentials_and_shows_none() {
+    let mut hub = Relay::new("mqtt.users_file = \"users\"\nmqtt.allow_anonymous = false");
+    add_user(&hub, "gateway", "open-sesame");
+    hub.start();
+    let text = hub.text();
+    let listen = text.lines().find(|l| l.starts_with("mqtt.listen")).unwrap();
+    let address = listen.split('"').nth(1).unwrap();
+    let relay = Relay::new("");
+    let plain = relay.text();
+    let url = plain.lines().find(|l| l.starts_with("hub.url")).unwrap();
+    for (login, code, wanted) in [
+        ("gateway:open-sesame@", 0, "lets us in, with MQTT 5"),
+        ("gateway:open-barley@", 1, "auth: "),
+        ("", 1, "auth: "),
+    ] {
+        let with = format!("hub.url = \"mqtt://{login}{address}\"");
+        relay.write(&plain.replace(url, &with));
+        let check = relay.cli(&["check"]);
+        let said = words(&check.stdout);
+        assert_eq!(check.status.code(), Some(code), "{said}");
+        let hub_line = said.lines().find(|l| l.contains("hub: ")).unwrap();
+        assert!(hub_line.contains(wanted), "{said}");
+        let all = said.clone() + &words(&check.stderr);
+        assert!(!all.contains("open-"), "{all}");
+    }
+}
