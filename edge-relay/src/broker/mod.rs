@@ -320,8 +320,9 @@ impl Core {
                     .map(|stored| self.restore_session(&client, stored, now)),
                 Some(Key::Retained(topic)) => record::decode_message(&value, now)
                     .map(|message| self.retained.restore(&topic, message)),
-                Some(Key::Will(_)) => record::decode_will(&value, now)
-                    .map(|waiting| self.wills.restore(waiting, now)),
+                Some(Key::Will(_)) => {
+                    record::decode_will(&value, now).map(|waiting| self.wills.restore(waiting, now))
+                }
                 Some(Key::Released(client, number)) => {
                     released.insert((client, number));
                     Some(())

@@ -191,7 +191,11 @@ impl Broker {
         let mut wills = core.wills.due(now);
         for key in core.over(now) {
             let client_id = core.sessions.get(&key).map(|s| s.client_id.clone());
-            wills.extend(client_id.and_then(|client| core.wills.take(&client)).map(|w| w.will));
+            wills.extend(
+                client_id
+                    .and_then(|client| core.wills.take(&client))
+                    .map(|w| w.will),
+            );
             core.end_session(key, &mut changes);
         }
         for topic in core.retained.expire(now) {

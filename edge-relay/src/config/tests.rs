@@ -271,13 +271,13 @@ fn a_start_falls_back_on_the_last_accepted_file() {
     let data_dir = dir.path().join("data");
     std::fs::create_dir(&data_dir).unwrap();
     let text = format!("data_dir = {data_dir:?}\n{}", local(""));
-    std::std::fs::write(&file, &text).unwrap();
+    std::fs::write(&file, &text).unwrap();
     let environment = Environment::new();
     let first = start(&file, &environment).unwrap();
     assert!(first.file_refused.is_none());
     LiveConfig::new(first, environment.clone(), Vec::new());
 
-    std::std::fs::write(&file, format!("{text}\nnonsense = [")).unwrap();
+    std::fs::write(&file, format!("{text}\nnonsense = [")).unwrap();
     let second = start(&file, &environment).unwrap();
     let refused = second.file_refused.as_ref().unwrap().to_string();
     assert!(refused.contains("broker.toml:5"), "{refused}");
@@ -293,7 +293,7 @@ fn a_start_falls_back_on_the_last_accepted_file() {
     assert_eq!(mode & 0o777, 0o600);
 
     for lost in ["", "this is no toml"] {
-        std::std::fs::write(&file, lost).unwrap();
+        std::fs::write(&file, lost).unwrap();
         let third = start(&file, &environment).unwrap();
         assert_eq!(third.loaded.settings.data_dir, data_dir, "{lost:?}");
     }
