@@ -416,3 +416,92 @@ fn users_are_added_listed_and_removed() {
         "no password"
     );
 }
+
+/// A client that takes nothing keeps a stopping relay for two seconds: long enough to ask it.
+#[test]
+fn a_relay_that_stops_is_not_ready() {
+    use std::io::Read as _;
+    let mut relay = Relay::new("");
+    relay.start();
+    let text = relay.text();
+    let listen = text.lines().find(|l| l.starts_with("mqtt.listen")).unwrap();
+    let address = listen.split('"').nth(1).unwrap();
+    let connect = |id: u8| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        let mut bytes = vec![0x10, 13, 0, 4];
+        bytes.extend(b"MQTT\x04\x02\0\0\0\x01");
+        bytes.push(id);
+        stream.write_all(&bytes).unwrap();
+        let mut connack = [0; 4];
+        stream.read_exact(&mut connack).unwrap();
+        stream
+    };
+    let mut deaf = connect(b'd');
+    deaf.write_all(&[0x82, 6, 0, 1, 0, 1, b'#', 0]).unwrap();
+    let mut suback = [0; 5];
+    deaf.read_exact(&mut suback).unwrap();
+    let mut loud = connect(b'l');
+    let mut publish = vec![0x30];
+    let remaining = 3 + 200_000usize;
+    publish.extend([
+        (remaining & 0x7F) as u8 | 0x80,
+        (remaining >> 7 & 0x7F) as u8 | 0x80,
+        (remaining >> 14) as u8,
+    ]);
+    publish.extend([0, 1, b'x']);
+    publish.extend(vec![b'.'; 200_000]);
+    for _ in 0..60 {
+        loud.write_all(&publish).unwrap();
+    }
+    loud.write_all(&[0xC0, 0]).unwrap();
+    let mut pong = [0; 2];
+    loud.read_exact(&mut pong).unwrap();
+    assert_eq!(relay.get("/readyz", None).0, 200);
+    let mut child = relay.child.take().unwrap();
+    let pid = child.id().to_string();
+    let killed = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+    assert!(killed.success());
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(relay.get("/readyz", None).0, 503);
+    assert_eq!(relay.get("/healthz", None).0, 200);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn add_user(relay: &Relay, name: &str, password: &str) {
+    let mut add = relay
+        .command(&["user", "add", name])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    writeln!(add.stdin.take().unwrap(), "{password}").unwrap();
+    assert!(add.wait().unwrap().success());
+}
+
+#[test]
+fn check_asks_the_hub_with_the_credentials_and_shows_none() {
+    let mut hub = Relay::new("mqtt.users_file = \"users\"\nmqtt.allow_anonymous = false");
+    add_user(&hub, "gateway", "open-sesame");
+    hub.start();
+    let text = hub.text();
+    let listen = text.lines().find(|l| l.starts_with("mqtt.listen")).unwrap();
+    let address = listen.split('"').nth(1).unwrap();
+    let relay = Relay::new("");
+    let plain = relay.text();
+    let url = plain.lines().find(|l| l.starts_with("hub.url")).unwrap();
+    for (login, code, wanted) in [
+        ("gateway:open-sesame@", 0, "lets us in, with MQTT 5"),
+        ("gateway:open-barley@", 1, "auth: "),
+        ("", 1, "auth: "),
+    ] {
+        let with = format!("hub.url = \"mqtt://{login}{address}\"");
+        relay.write(&plain.replace(url, &with));
+        let check = relay.cli(&["check"]);
+        let said = words(&check.stdout);
+        assert_eq!(check.status.code(), Some(code), "{said}");
+        let hub_line = said.lines().find(|l| l.contains("hub: ")).unwrap();
+        assert!(hub_line.contains(wanted), "{said}");
+        let all = said.clone() + &words(&check.stderr);
+        assert!(!all.contains("open-"), "{all}");
+    }
+}

@@ -56,6 +56,8 @@ pub struct Admin {
     pub start_alarms: Vec<String>,
     /// Who may use it.
     pub guard: Arc<RwLock<Guard>>,
+    /// Cancelled when the relay begins to stop.
+    pub stopping: CancellationToken,
 }
 
 /// A request that could not be done.
@@ -126,9 +128,12 @@ async fn admit(State(admin): State<Arc<Admin>>, request: Request, next: Next) ->
     ([(header::WWW_AUTHENTICATE, "Bearer")], refused).into_response()
 }
 
-/// 503 while meters' readings cannot be acknowledged.
+/// 503 while meters' readings cannot be acknowledged, and when the relay stops.
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     let health = admin.store.health().borrow().clone();
+    if admin.stopping.is_cancelled() {
+        return Refused::new(StatusCode::SERVICE_UNAVAILABLE, "the relay stops").into_response();
+    }
     let status = if health.takes_readings() {
         StatusCode::OK
     } else {

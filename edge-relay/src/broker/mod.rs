@@ -320,6 +320,9 @@ impl Core {
                     .map(|stored| self.restore_session(&client, stored, now)),
                 Some(Key::Retained(topic)) => record::decode_message(&value, now)
                     .map(|message| self.retained.restore(&topic, message)),
+                Some(Key::Will(_)) => {
+                    record::decode_will(&value, now).map(|waiting| self.wills.restore(waiting, now))
+                }
                 Some(Key::Released(client, number)) => {
                     released.insert((client, number));
                     Some(())
@@ -386,7 +389,7 @@ impl Core {
                 let session = self.by_client.get(client.as_str())?;
                 self.sessions.get_mut(session)?.received.insert(id);
             }
-            Key::Session(_) | Key::Released(..) | Key::Retained(_) => {}
+            Key::Session(_) | Key::Released(..) | Key::Retained(_) | Key::Will(_) => {}
         }
         Some(())
     }

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Delivery, Message};
 use super::subscriptions::Options;
+use super::will::{Waiting, Will};
 
 const VERSION: u8 = 1;
 
@@ -31,6 +32,8 @@ pub(super) enum Key {
     Received(String, u16),
     /// A retained message, by topic.
     Retained(String),
+    /// A will that waits, by client id.
+    Will(String),
 }
 
 impl Key {
@@ -42,6 +45,7 @@ impl Key {
             Self::Released(client, number) => about(b'o', client, &number.to_be_bytes()),
             Self::Received(client, id) => about(b'i', client, &id.to_be_bytes()),
             Self::Retained(topic) => about(b'r', topic, &[]),
+            Self::Will(client) => about(b'w', client, &[]),
         }
     }
 
@@ -62,6 +66,7 @@ impl Key {
                 u16::from_be_bytes(rest.try_into().ok()?),
             )),
             b'r' => Some(Self::Retained(name)),
+            b'w' => Some(Self::Will(name)),
             _ => None,
         }
     }
@@ -110,6 +115,16 @@ struct MessageV1 {
     properties: Option<PublishProperties>,
     /// What was left of its life when it was written.
     expires_in_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WillV1 {
+    /// Its life begins when it is published.
+    message: MessageV1,
+    life_ms: Option<u64>,
+    /// What was left of its delay when it was written.
+    waits_ms: u64,
+    deferred: bool,
 }
 
 /// A session that comes back from disk.
@@ -191,6 +206,46 @@ pub(super) fn encode_message(message: &Message, now: Duration) -> Vec<u8> {
 /// The message again.
 pub(super) fn decode_message(bytes: &[u8], now: Duration) -> Option<Message> {
     open::<MessageV1>(bytes).map(|v1| message(v1, now))
+}
+
+/// A will that waits, as a value.
+pub(super) fn encode_will(waiting: &Waiting, now: Duration) -> Vec<u8> {
+    let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let will = &waiting.will;
+    seal(&WillV1 {
+        message: MessageV1 {
+            topic: will.topic.to_string(),
+            payload: will.payload.clone(),
+            qos: will.qos,
+            retain: will.retain,
+            publisher: will.client_id.to_string(),
+            properties: will.properties.as_deref().cloned(),
+            expires_in_ms: None,
+        },
+        life_ms: will.expiry.map(millis),
+        waits_ms: millis(waiting.due.saturating_sub(now)),
+        deferred: waiting.deferred,
+    })
+}
+
+/// The will again; due after what was left of its delay.
+pub(super) fn decode_will(bytes: &[u8], now: Duration) -> Option<Waiting> {
+    let v1: WillV1 = open(bytes)?;
+    let left = Duration::from_millis(v1.waits_ms);
+    Some(Waiting {
+        due: now.saturating_add(left),
+        deferred: v1.deferred,
+        will: Will {
+            client_id: v1.message.publisher.into(),
+            topic: v1.message.topic.into(),
+            payload: v1.message.payload,
+            qos: v1.message.qos.min(2),
+            retain: v1.message.retain,
+            delay: left,
+            expiry: v1.life_ms.map(Duration::from_millis),
+            properties: v1.message.properties.map(Box::new),
+        },
+    })
 }
 
 fn message_v1(message: &Message, now: Duration) -> MessageV1 {

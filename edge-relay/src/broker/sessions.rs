@@ -14,7 +14,7 @@ use super::session::{Link, Session};
 use super::state::{Change, Durable};
 use super::subscriptions::{Options, SessionKey};
 use super::topic;
-use super::will::Will;
+use super::will::{Waiting, Will};
 use super::{Broker, Core, Limits};
 
 /// A client that wants its session.
@@ -43,6 +43,8 @@ pub struct Left {
     pub expiry: Option<Duration>,
     /// Its will, unless it went with a word.
     pub will: Option<Will>,
+    /// It is the relay that stops: the will is kept for after the restart.
+    pub stopping: bool,
 }
 
 /// A session, attached.
@@ -78,7 +80,11 @@ impl Broker {
         let will = core
             .wills
             .take(&attach.client_id)
-            .filter(|_| attach.clean_start);
+            .filter(|waiting| attach.clean_start && !waiting.deferred)
+            .map(|waiting| waiting.will);
+        if will.is_none() {
+            changes.extend(core.wills.forget(&attach.client_id));
+        }
         let mut found = core.by_client.get(&attach.client_id).copied();
         if let Some(key) = found {
             if let Some(link) = core.sessions.get_mut(&key).and_then(|s| s.link.take()) {
@@ -134,6 +140,7 @@ impl Broker {
             connection,
             expiry,
             will,
+            stopping,
         } = left;
         let now = self.clock.monotonic();
         let mut core = self.core.lock();
@@ -149,10 +156,23 @@ impl Broker {
             core.end_session(key, &mut changes);
         }
         let due = match will {
+            Some(will) if stopping && ended.is_some() => {
+                let waiting = Waiting {
+                    due: now.saturating_add(will.delay),
+                    will,
+                    deferred: true,
+                };
+                changes.push(core.wills.wait(waiting, now));
+                None
+            }
             Some(will) if will.delay.is_zero() || !core.sessions.contains_key(&key) => Some(will),
             Some(will) if ended.is_some() => {
-                let due = now + will.delay;
-                core.wills.wait(will, due);
+                let waiting = Waiting {
+                    due: now.saturating_add(will.delay),
+                    will,
+                    deferred: false,
+                };
+                changes.push(core.wills.wait(waiting, now));
                 None
             }
             _ => None,
@@ -171,7 +191,11 @@ impl Broker {
         let mut wills = core.wills.due(now);
         for key in core.over(now) {
             let client_id = core.sessions.get(&key).map(|s| s.client_id.clone());
-            wills.extend(client_id.and_then(|client| core.wills.take(&client)));
+            wills.extend(
+                client_id
+                    .and_then(|client| core.wills.take(&client))
+                    .map(|w| w.will),
+            );
             core.end_session(key, &mut changes);
         }
         for topic in core.retained.expire(now) {
@@ -185,9 +209,11 @@ impl Broker {
         wills
     }
 
-    /// Wills that still wait, for a relay that stops.
-    pub fn take_wills(&self) -> Vec<Will> {
-        self.core.lock().wills.take_all()
+    /// A will was published: it need not be kept any more.
+    pub fn forget_will(&self, client_id: &str) {
+        let mut core = self.core.lock();
+        let change = core.wills.forget(client_id);
+        self.state.submit(change.into_iter().collect());
     }
 
     /// SUBSCRIBE: one code a filter, and what must be durable before the SUBACK.

@@ -1,11 +1,18 @@
-//! Wills (MQTT 5, 3.1.2.5) that wait for their delay to pass.
+//! Wills (MQTT 5, 3.1.2.5) that wait: for their delay to pass, or since the relay stopped.
+//!
+//! A relay that stops in order says nothing of its meters, so their wills are not published then: each upgrade
+//! would report the whole village as gone. They are kept, and published after the restart for those who do not come
+//! back (MQTT 3.1.1, 3.1.2.5: a server that shuts down may defer wills to its restart).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use hub_bridge::reading::PublishProperties;
+
+use super::record::{self, Key};
+use super::state::Change;
 
 /// What is published for a client that went without a word.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,38 +35,63 @@ pub struct Will {
     pub properties: Option<Box<PublishProperties>>,
 }
 
-/// At most one a client.
+/// How long a client has after a restart of the relay to come back, before its will is published.
+pub(super) const AFTER_RESTART: Duration = Duration::from_secs(300);
+
+/// A will, and when it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub(super) due: Duration,
+    pub(super) will: Will,
+    /// It waits since the relay stopped, not since its client went: a client that is back takes it away, also
+    /// one that starts clean.
+    pub(super) deferred: bool,
+}
+
+/// At most one a client. All that wait are in the state database too.
 #[derive(Debug, Default)]
 pub(super) struct Wills {
-    waiting: HashMap<Arc<str>, (Duration, Will)>,
+    waiting: HashMap<Arc<str>, Waiting>,
+    /// Clients with a will in the state database: it goes when the will is published or forgotten.
+    stored: HashSet<Arc<str>>,
 }
 
 impl Wills {
-    pub(super) fn wait(&mut self, will: Will, due: Duration) {
-        self.waiting.insert(will.client_id.clone(), (due, will));
+    /// Returns the change that stores it.
+    pub(super) fn wait(&mut self, waiting: Waiting, now: Duration) -> Change {
+        let client = waiting.will.client_id.clone();
+        let change = (key(&client), Some(record::encode_will(&waiting, now)));
+        self.stored.insert(client.clone());
+        self.waiting.insert(client, waiting);
+        change
+    }
+
+    /// Puts back what was on disk. Its client could not come back while the relay was away.
+    pub(super) fn restore(&mut self, mut waiting: Waiting, now: Duration) {
+        waiting.due = waiting.due.max(now.saturating_add(AFTER_RESTART));
+        let client = waiting.will.client_id.clone();
+        self.stored.insert(client.clone());
+        self.waiting.insert(client, waiting);
     }
 
     /// The client is back, or its session ends.
-    pub(super) fn take(&mut self, client_id: &str) -> Option<Will> {
-        self.waiting.remove(client_id).map(|(_, will)| will)
+    pub(super) fn take(&mut self, client_id: &str) -> Option<Waiting> {
+        self.waiting.remove(client_id)
     }
 
     /// Those whose time has come.
     pub(super) fn due(&mut self, now: Duration) -> Vec<Will> {
-        let clients: Vec<Arc<str>> = self
-            .waiting
-            .iter()
-            .filter(|(_, (due, _))| *due <= now)
-            .map(|(client, _)| client.clone())
-            .collect();
-        clients
-            .iter()
-            .filter_map(|client| self.take(client))
-            .collect()
+        let due = self.waiting.extract_if(|_, waiting| waiting.due <= now);
+        due.map(|(_, waiting)| waiting.will).collect()
     }
 
-    /// All of them, for a relay that stops.
-    pub(super) fn take_all(&mut self) -> Vec<Will> {
-        self.waiting.drain().map(|(_, (_, will))| will).collect()
+    /// The change that takes a will out of the database, where it is there and no newer one waits.
+    pub(super) fn forget(&mut self, client_id: &str) -> Option<Change> {
+        let gone = !self.waiting.contains_key(client_id) && self.stored.remove(client_id);
+        gone.then(|| (key(client_id), None))
     }
+}
+
+fn key(client_id: &str) -> Vec<u8> {
+    Key::Will(client_id.to_owned()).encode()
 }

@@ -1,11 +1,14 @@
 //! `check`: whether a start would go well.
 
-use std::net::{TcpStream, ToSocketAddrs};
+use std::fmt::Write as _;
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
 use clap::Args;
+use hub_bridge::bridge::TimeFloor;
 use hub_bridge::clock::{Clock, ClockQuality};
+use hub_bridge::probe::{self, Welcome};
+use hub_bridge::version::Version;
 
 use super::{Ended, load};
 use crate::clock::SystemClock;
@@ -134,29 +137,44 @@ fn clock(settings: &Settings) -> Finding {
     }
 }
 
+/// A real connection: address, TLS, credentials and what the hub says in its CONNACK.
 fn hub(settings: &Settings) -> Finding {
     let url = &settings.bridge.hub.url;
-    let timeout = settings
-        .bridge
-        .hub
-        .connect_timeout
-        .min(Duration::from_secs(10));
-    let connect = || -> std::io::Result<()> {
-        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address");
-        for address in (url.host.as_str(), url.port).to_socket_addrs()? {
-            match TcpStream::connect_timeout(&address, timeout) {
-                Ok(_) => return Ok(()),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
-    };
+    let result = knock(settings)
+        .map_err(|failure| format!("{url}: {failure}; readings wait until it lets us in"));
     Finding {
         what: "hub",
-        result: match connect() {
-            Ok(()) => Ok(format!("{url} accepts connections")),
-            Err(error) => Err(format!("{url}: {error}; readings wait until it is there")),
-        },
+        result: result.map(|welcome| format!("{url} lets us in, with {}", told(&welcome))),
         fatal: true,
     }
+}
+
+fn knock(settings: &Settings) -> Result<Welcome, String> {
+    let bridge = &settings.bridge;
+    let clock = Arc::new(SystemClock::open(&settings.data_dir, settings.clock_trust));
+    let floor = TimeFloor::new(clock.known_good());
+    // Not the name of the relay that may be running.
+    let client_id = format!("{}-check", bridge.village);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let welcome = runtime.block_on(probe::knock(&bridge.hub, &client_id, clock, floor));
+    // A name that is still being looked up is not waited for.
+    runtime.shutdown_background();
+    welcome.map_err(|failure| failure.to_string())
+}
+
+fn told(welcome: &Welcome) -> String {
+    let mut words = match welcome.version {
+        Version::V5 => "MQTT 5".to_owned(),
+        Version::V311 => "MQTT 3.1.1 only: readings have no identity there".to_owned(),
+    };
+    if let Some(count) = welcome.receive_maximum {
+        let _ = write!(words, ", {count} publishes in flight");
+    }
+    if let Some(bytes) = welcome.packet_bytes_max {
+        let _ = write!(words, ", packets up to {bytes} bytes");
+    }
+    words
 }

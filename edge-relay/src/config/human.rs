@@ -11,6 +11,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Span(pub Duration);
 
 impl Span {
+    /// A hundred years: what is longer is a slip, and sums of it would overflow.
+    const MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
     /// Whole seconds.
     pub const fn seconds(seconds: u64) -> Self {
         Self(Duration::from_secs(seconds))
@@ -29,11 +32,13 @@ impl FromStr for Span {
         if text.trim() == "0" {
             return Ok(Self(Duration::ZERO));
         }
-        humantime::parse_duration(text.trim())
-            .map(Self)
-            .map_err(|_| {
-                format!("{text:?} is not a duration such as \"15s\", \"10 min\" or \"7 days\"")
-            })
+        let span = humantime::parse_duration(text.trim()).map_err(|_| {
+            format!("{text:?} is not a duration such as \"15s\", \"10 min\" or \"7 days\"")
+        })?;
+        if span > Self::MAX {
+            return Err(format!("{text:?} is longer than a hundred years"));
+        }
+        Ok(Self(span))
     }
 }
 
@@ -163,7 +168,14 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Span>(), Ok(Span::seconds(seconds)), "{text}");
         }
-        for text in ["", "15", "abc", "-1s", "15 parsecs"] {
+        for text in [
+            "",
+            "15",
+            "abc",
+            "-1s",
+            "15 parsecs",
+            "9223372036854775807 s",
+        ] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

@@ -14,12 +14,11 @@ use tracing::{error, info, warn};
 use super::{ConfigError, Environment, Loaded, Settings, accepted, flatten, load};
 
 /// Keys (or whole sections) whose change takes a restart.
-pub(super) const RESTART_KEYS: [&str; 9] = [
+pub(super) const RESTART_KEYS: [&str; 8] = [
     "village_id",
     "data_dir",
     "mqtt.listen",
     "mqtt.tls.listen",
-    "mqtt.connections_max",
     "admin.listen",
     "backlog.queue_bytes_max",
     "log.format",

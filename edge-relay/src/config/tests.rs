@@ -399,3 +399,22 @@ fn the_restart_keys_exist_and_are_marked_in_the_shipped_file() {
     );
     assert_eq!(marked, live::RESTART_KEYS.len());
 }
+
+#[test]
+fn a_file_too_large_to_be_a_configuration_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broker.toml");
+    std::fs::write(&file, format!("# {}\n", "a".repeat(1 << 20))).unwrap();
+    let error = load(&file, &Environment::new()).unwrap_err();
+    assert!(error.to_string().contains("larger than 1 MiB"), "{error}");
+}
+
+#[test]
+fn spans_that_would_overflow_are_refused_by_name() {
+    let text = "village_id = \"v\"\nmqtt.idle_timeout = \"9223372036854775807 s\"\n";
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("broker.toml");
+    std::fs::write(&file, text).unwrap();
+    let error = load(&file, &Environment::new()).unwrap_err();
+    assert_eq!(error.problems[0].key, "mqtt.idle_timeout");
+}

@@ -480,22 +480,18 @@ async fn leave(shared: &Shared, client: Client, end: End) {
         _ => None,
     };
     let mut will = client.will;
-    match end {
-        End::Disconnect {
-            with_will: false, ..
-        } => will = None,
-        End::Shutdown => {
-            if let Some(will) = &mut will {
-                will.delay = Duration::ZERO;
-            }
-        }
-        _ => {}
+    if let End::Disconnect {
+        with_will: false, ..
+    } = end
+    {
+        will = None;
     }
     let due = shared.broker.leave(Left {
         key: client.key,
         connection: client.connection,
         expiry,
         will,
+        stopping: end == End::Shutdown,
     });
     tracing::debug!(?end, "connection ended");
     wills::publish_all(shared, due.into_iter().collect()).await;

@@ -12,6 +12,8 @@ pub(crate) mod codec;
 mod connect;
 mod connection;
 mod inbound;
+mod place;
+mod said;
 mod settings;
 mod stats;
 mod wills;
@@ -25,7 +27,6 @@ use std::time::Duration;
 use hub_bridge::clock::Clock;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +35,9 @@ use crate::broker::{Broker, StateError, topic};
 use crate::store::Store;
 use crate::tls::{self, TlsError};
 use crate::users::{Users, UsersError};
+
+use place::Places;
+use said::Said;
 
 pub use settings::{Settings, TlsSettings};
 pub use stats::{Counter, Gauge, MqttStats};
@@ -84,7 +88,9 @@ pub(crate) struct Shared {
     pub(crate) users: Users,
     tls: RwLock<Option<TlsAcceptor>>,
     next_connection: AtomicU64,
-    places: Arc<Semaphore>,
+    /// Publishes that were not acknowledged, for the log.
+    withheld: Said,
+    places: Places,
 }
 
 impl Shared {
@@ -134,7 +140,8 @@ impl Listener {
         .await
         .map_err(|e| ListenError::Start(e.to_string()))??;
         let shared = Shared {
-            places: Arc::new(Semaphore::new(settings.connections_max)),
+            withheld: Said::default(),
+            places: Places::default(),
             settings: RwLock::new(Arc::new(settings)),
             broker,
             store,
@@ -168,8 +175,8 @@ impl Listener {
         }
     }
 
-    /// Accepts until `shutdown`; then commits, acknowledges, closes every connection, publishes the wills, and
-    /// closes the state.
+    /// Accepts until `shutdown`; then commits, acknowledges, closes every connection, keeps the wills for after the
+    /// restart, and closes the state.
     pub async fn run(self, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
         let mut second = tokio::time::interval(Duration::from_secs(1));
@@ -220,12 +227,16 @@ impl Listener {
         ending: &CancellationToken,
     ) {
         let shared = self.shared.clone();
-        let Ok(place) = shared.places.clone().try_acquire_owned() else {
+        let connections_max = shared.settings().connections_max;
+        let Some(place) = shared.places.take(connections_max) else {
             shared.stats.connections_refused_total.one();
             tracing::debug!(%peer, "connections_max is reached, a connection is closed");
             return;
         };
         let _ = stream.set_nodelay(true);
+        if let Err(error) = place::keep_alive(&stream) {
+            tracing::debug!(%peer, %error, "no keep alive");
+        }
         let acceptor = if secure {
             shared.tls.read().clone()
         } else {
@@ -274,8 +285,6 @@ async fn end(shared: Arc<Shared>, mut connections: JoinSet<()>) {
         );
         connections.shutdown().await;
     }
-    let wills = shared.broker.take_wills();
-    wills::publish_all(&shared, wills).await;
     let closed = tokio::task::spawn_blocking(move || shared.broker.close()).await;
     report(closed);
 }
@@ -297,10 +306,6 @@ impl Handle {
         for (name, changed) in [
             ("listen", old.listen != settings.listen),
             ("tls.listen", tls_listen(&old) != tls_listen(&settings)),
-            (
-                "connections_max",
-                old.connections_max != settings.connections_max,
-            ),
             ("data_dir", old.state_dir != settings.state_dir),
             ("hold_max", old.hold_max != settings.hold_max),
         ] {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Settings of the listener and the broker behind it. All but `listen`, `tls.listen` and the two
+/// Settings of the listener and the broker behind it. All but `listen`, `tls.listen`, `hold_max` and the two
 /// directories can change while it runs (`Handle::apply`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

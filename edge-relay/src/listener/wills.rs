@@ -14,8 +14,9 @@ use super::Shared;
 pub(super) async fn publish_all(shared: &Shared, wills: Vec<Will>) {
     for will in wills {
         let client_id = will.client_id.clone();
-        if let Err(error) = publish(shared, will).await {
-            tracing::warn!(%client_id, %error, "a will could not be kept");
+        match publish(shared, will).await {
+            Ok(()) => shared.broker.forget_will(&client_id),
+            Err(error) => tracing::warn!(%client_id, %error, "a will could not be kept"),
         }
     }
 }

@@ -82,6 +82,7 @@ pub async fn run(
         started,
         start_alarms,
         guard,
+        stopping: vital.stopping(),
     };
     vital.spawn_admin(settings.admin.listen, admin);
     vital.spawn_beside(tasks::follow_config(live));

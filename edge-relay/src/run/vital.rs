@@ -53,6 +53,11 @@ impl Vital {
         });
     }
 
+    /// Cancelled when the relay begins to stop.
+    pub(super) fn stopping(&self) -> CancellationToken {
+        self.meters_stop.clone()
+    }
+
     /// What the relay can do without.
     pub(super) fn spawn_beside(&self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.rest_stop.clone();

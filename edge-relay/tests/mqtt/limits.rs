@@ -6,7 +6,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use crate::client::{Client, connect, expiry};
-use crate::relay::Relay;
+use crate::relay::{Relay, settings};
 
 #[tokio::test]
 async fn one_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
@@ -22,6 +22,47 @@ async fn one_connection_too_many_is_closed_and_a_place_that_is_free_is_given() {
         .await;
     relay.v4("three").await.quiet().await;
     assert_eq!(relay.stats.connections_refused_total.get(), 1);
+}
+
+#[tokio::test]
+async fn the_most_connections_change_while_it_runs() {
+    let relay = Relay::start_with(|s| s.connections_max = 2).await;
+    let mut settings = settings(relay.dir.path());
+    let mut one = relay.v4("one").await;
+    let mut two = relay.v4("two").await;
+    settings.connections_max = 3;
+    settings.listen = relay.addr;
+    let waiting = relay.handle.apply(settings.clone()).unwrap();
+    assert!(!waiting.contains(&"connections_max"), "{waiting:?}");
+    let three = relay.v4("three").await;
+    settings.connections_max = 1;
+    relay.handle.apply(settings).unwrap();
+    three.disconnect().await;
+    relay
+        .until("three is gone", |s| s.connections.get() == 2)
+        .await;
+    let mut four = Client::open(relay.addr).await;
+    assert_eq!(four.try_packet().await, None);
+    one.quiet().await;
+    two.quiet().await;
+}
+
+/// The kernel's timer of a connection: 2 is that of the keep alive (proc(5), `/proc/net/tcp`).
+#[tokio::test]
+async fn the_kernel_asks_whether_a_silent_client_is_still_there() {
+    let relay = Relay::start().await;
+    let _client = relay.v4("silent").await;
+    let local = format!("0100007F:{:04X}", relay.addr.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timer_of = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let at_relay = fields.next()? == local;
+        let connected = fields.nth(1)? == "01";
+        (at_relay && connected).then(|| fields.nth(1).unwrap_or_default().to_owned())
+    };
+    let timers: Vec<String> = table.lines().filter_map(timer_of).collect();
+    assert_eq!(timers.len(), 1, "{table}");
+    assert!(timers[0].starts_with("02:"), "{timers:?}");
 }
 
 #[tokio::test]

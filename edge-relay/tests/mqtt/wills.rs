@@ -6,6 +6,20 @@ use crate::client::{Client, connect, expiry, text};
 use crate::relay::Relay;
 
 async fn with_will(relay: &Relay, level: u8, session: &[u8], will_properties: &[u8]) -> Client {
+    connected(relay, level, "dying", session, will_properties).await
+}
+
+async fn with_will_of(relay: &Relay, id: &str, session: &[u8], will_properties: &[u8]) -> Client {
+    connected(relay, 5, id, session, will_properties).await
+}
+
+async fn connected(
+    relay: &Relay,
+    level: u8,
+    id: &str,
+    session: &[u8],
+    will_properties: &[u8],
+) -> Client {
     let mut rest = Vec::new();
     if level == 5 {
         rest.push(will_properties.len() as u8);
@@ -17,7 +31,7 @@ async fn with_will(relay: &Relay, level: u8, session: &[u8], will_properties: &[
     client.v5 = level == 5;
     let flags = 0x2E;
     client
-        .send(&connect(level, flags, 1, session, "dying", &rest))
+        .send(&connect(level, flags, 1, session, id, &rest))
         .await;
     assert_eq!(client.packet().await.1[1], 0);
     client
@@ -99,4 +113,36 @@ async fn a_delayed_will_is_published_when_its_session_ends() {
         .await;
     let _fresh = Client::v5(relay.addr, "dying", true, &[]).await;
     assert_eq!(reader.published().await.payload, b"gone");
+}
+
+#[tokio::test]
+async fn a_relay_that_stops_reports_nobody_gone_but_those_who_stay_away() {
+    let relay = Relay::start().await;
+    let dying = with_will(&relay, 4, &[], &[]).await;
+    let delayed = with_will_of(&relay, "delayed", &expiry(1000), &[24, 0, 0, 0, 30]).await;
+    delayed.vanish();
+    relay
+        .until("it is gone", |s| s.connections.get() == 1)
+        .await;
+    let dir = relay.stop().await;
+    drop(dying);
+    let relay = Relay::start_in(dir, u64::MAX / 2, |_| {}).await;
+    assert_eq!(relay.readings(), [], "no will at the stop");
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("meters/#", 0)]).await;
+    // Also one that starts clean takes its will away; the other one stays away.
+    let back = relay.v4("dying").await;
+    relay.clock.pass(Duration::from_secs(301));
+    assert_eq!(reader.published().await.payload, b"gone");
+    reader.quiet().await;
+    assert_eq!(relay.readings().len(), 1);
+    back.disconnect().await;
+    let dir = relay.stop().await;
+    let relay = Relay::start_in(dir, u64::MAX / 2, |_| {}).await;
+    relay.clock.pass(Duration::from_secs(301));
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("meters/#", 0)]).await;
+    assert!(reader.published().await.retain, "what it left before");
+    reader.quiet().await;
+    assert_eq!(relay.readings().len(), 1, "published once");
 }

@@ -4,6 +4,8 @@
 //! allocates more than the packet's own size.
 
 pub(crate) mod connect;
+#[cfg(test)]
+mod differential;
 pub(crate) mod packet;
 pub(crate) mod properties;
 pub(crate) mod violation;

@@ -114,6 +114,10 @@ pub(crate) fn frame(buffer: &[u8], bytes_max: usize) -> Result<Option<Frame>, Vi
     for (position, &byte) in rest.iter().take(4).enumerate() {
         remaining |= usize::from(byte & 0x7F) << (7 * position);
         if byte & 0x80 == 0 {
+            if byte == 0 && position > 0 {
+                // [MQTT-1.5.5-1]
+                return Err(Violation::malformed("a remaining length is padded"));
+            }
             let body_at = position + 2;
             let end = body_at + remaining;
             if end > bytes_max {
@@ -147,6 +151,7 @@ mod tests {
         let found = frame(&[0x30, 2, 1, 2, 9], 100).unwrap().unwrap();
         assert_eq!((found.body_at, found.end), (2, 4));
         assert!(frame(&[0x30, 0xFF, 0xFF, 0xFF, 0xFF], 100).is_err());
+        assert!(frame(&[0xC0, 0x80, 0], 100).is_err(), "padded");
         assert!(
             frame(&[0x30, 99], 100).is_err(),
             "refused before its bytes came"

@@ -108,10 +108,11 @@ pub(crate) fn unsuback(
 }
 
 /// DISCONNECT: a server of MQTT 3.1.1 has none, it closes. rumqttd's encoder gets the length wrong here: with
-/// properties it leaves out the reason, without them it writes a byte too many.
+/// properties it leaves out the reason, without them it writes a byte too many. The empty list of properties could be
+/// left out; the decoders of rumqttd and rumqttc want it.
 pub(crate) fn disconnect(out: &mut BytesMut, version: Version, reason: DisconnectReasonCode) {
     if version == Version::V5 {
-        out.put_slice(&[0xE0, 1, disconnect_code(reason)]);
+        out.put_slice(&[0xE0, 2, disconnect_code(reason), 0]);
     }
 }
 

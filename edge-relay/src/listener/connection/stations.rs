@@ -1,6 +1,8 @@
 //! The stations of a batch of publishes: a place in the store's queue, its commit, the broker's state, and then what
 //! is owed to the client.
 
+use std::time::Instant;
+
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::codec::write::{self, PUBREC};
@@ -84,7 +86,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             tracing::debug!(%error, "publishes of QoS 0 could not be kept");
             return;
         }
-        tracing::warn!(%error, publishes = promised, "not acknowledged: could not be kept");
+        if let Some(publishes) = self.shared.withheld.add(promised, Instant::now()) {
+            tracing::warn!(%error, publishes, "not acknowledged: could not be kept");
+        }
         self.ends(End::Withheld);
     }
 
@@ -109,7 +113,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     .publishes_withheld_total
                     .add(acks.len() as u64);
             }
-            tracing::warn!("not acknowledged: the broker's state could not be kept");
+            if let Some(publishes) = self.shared.withheld.add(1, Instant::now()) {
+                tracing::warn!(
+                    publishes,
+                    "not acknowledged: the broker's state could not be kept"
+                );
+            }
             self.ends(End::Withheld);
         }
     }
