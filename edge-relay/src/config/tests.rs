@@ -399,3 +399,17 @@ fn the_restart_keys_exist_and_are_marked_in_the_shipped_file() {
     );
     assert_eq!(marked, live::RESTART_KEYS.len());
 }
+
+/// The store keeps no reading over 15 MiB: a packet that could hold one would be refused for ever.
+#[test]
+fn a_packet_limit_over_what_the_store_keeps_is_refused() {
+    let with = |limit: &str| {
+        local(&format!(
+            "mqtt.packet_bytes_max = \"{limit}\"\nbacklog.queue_bytes_max = \"32 MiB\"\n"
+        ))
+    };
+    at("broker.toml", &with("15 MiB"), &[]).unwrap();
+    let (key, line, reason) = problem(&with("16 MiB"));
+    assert_eq!((key.as_str(), line), ("mqtt.packet_bytes_max", Some(3)));
+    assert!(reason.contains("15 MiB"), "{reason}");
+}
