@@ -57,6 +57,8 @@ pub(super) struct Segment {
     pub(super) need: Need,
     /// Whether something in it was found damaged: it is then kept aside instead of removed.
     pub(super) damaged: bool,
+    /// Whether all was done that can be to keep a copy of a damaged one aside.
+    pub(super) aside: bool,
 }
 
 /// One epoch.
@@ -291,6 +293,7 @@ impl Index {
                 phase: Phase::Live,
                 need: Need::Waiting,
                 damaged: false,
+                aside: false,
             };
             epoch.segments.insert(live.name.first, segment);
         }

@@ -224,7 +224,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Reads every frame of every closed segment and checks it. Changes nothing.
+    /// Reads every frame of every closed segment and checks it. Changes no reading and no mark; of what is damaged a
+    /// copy is kept aside.
     pub fn verify(&self) -> Vec<Verified> {
         let closed: Vec<SegmentInfo> = self
             .segments()

@@ -13,7 +13,7 @@
 //!       meta                  epoch, village, salt (JSON)
 //!       closed                the sidecar, once it takes no more: where each frame lies
 //!   refused/                  readings that the hub never takes, one file each (`refused.rs`)
-//!   quarantine/               what was damaged, kept aside
+//!   quarantine/               what was damaged, kept aside (`quarantine.rs`)
 //! ```
 //!
 //! A segment's values are frames of many readings (`frame.rs`), each in an envelope with version and
@@ -46,6 +46,7 @@ mod keeper;
 mod lock;
 mod marks;
 mod open;
+mod quarantine;
 mod queue;
 mod reader;
 mod refused;
@@ -287,9 +288,7 @@ impl Store {
         for epoch in &mut shared.index.lock().epochs {
             epoch.recount_all(settings.confirm);
         }
-        if shared.health.is_well() {
-            shared.assess();
-        }
+        shared.assess();
         shared.wake_keeper();
     }
 

@@ -21,12 +21,13 @@ use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
 use super::lock::DirLock;
 use super::marks::{self, MarksFile, MarksV1};
+use super::quarantine;
 use super::queue::Queue;
 use super::reader::{Reader, SegmentFile};
 use super::refused::{RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
 use super::segment::{self, Meta, SegmentName};
-use super::shared::{KeeperState, Marks, Shared, put_aside};
+use super::shared::{KeeperState, Marks, Shared};
 use crate::durable::DurableError;
 
 /// Why a store cannot be opened.
@@ -281,7 +282,7 @@ impl Opening<'_> {
     }
 
     pub(super) fn put_aside(&mut self, path: &Path) {
-        match put_aside(&self.data_dir, path) {
+        match quarantine::put_aside(&self.data_dir, path) {
             Ok(()) => self.report.quarantined.push(path.to_owned()),
             Err(error) => tracing::warn!(%error, path = %path.display(), "not put aside"),
         }

@@ -106,6 +106,7 @@ impl Opening<'_> {
             phase,
             need: Need::Waiting,
             damaged,
+            aside: false,
         };
         if let Some(sidecar) = Sidecar::read(&dir, name, salt) {
             // A closed segment that ends before the marks is judged with the epoch's end.
@@ -159,6 +160,7 @@ impl Opening<'_> {
                 phase: Phase::Unsealed,
                 need: Need::Waiting,
                 damaged: !whole || carved.broken > 0,
+                aside: false,
             },
             sound: whole && carved.broken == 0 && reached,
         }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,6 +19,7 @@ use super::health::{Health, StoreHealth};
 use super::identity::{EpochRecord, Identity};
 use super::index::{Index, Need, Phase, Source};
 use super::marks::MarksFile;
+use super::quarantine;
 use super::queue::Queue;
 use super::reader::{Found, Page, Reader, SegmentFile, storage};
 use super::refused::RefusedDir;
@@ -28,9 +29,6 @@ use crate::durable;
 /// A write of the marks waits so long after the one before, so that a confirmation a reading does not
 /// become a write a reading.
 const MARKS_WRITE_EVERY: Duration = Duration::from_millis(5);
-
-/// At most so many bytes of damaged segments are kept aside.
-const QUARANTINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The marks' file and when it was written.
 pub(super) struct Marks {
@@ -86,8 +84,17 @@ impl Shared {
         self.appended.send_modify(|n| *n = n.wrapping_add(count));
     }
 
-    /// Sets the health after the disk took something.
+    /// Sets how near the quotas are, where readings are taken.
     pub(super) fn assess(&self) {
+        self.health.set_while_well(self.nearness());
+    }
+
+    /// As [`Shared::assess`], once there is surely room again.
+    pub(super) fn recovered(&self) {
+        self.health.set(self.nearness());
+    }
+
+    fn nearness(&self) -> StoreHealth {
         let (_, waiting_bytes) = self.waiting();
         let settings = self.settings.read();
         let (bytes_max, disk_free_min) = (settings.bytes_max, settings.disk_free_min);
@@ -96,7 +103,7 @@ impl Shared {
         let near = |used: u64, max: u64| used as f64 >= settings.alarm_at * max as f64;
         let alarm = near(waiting_bytes, bytes_max)
             || (disk_free_min > 0 && near(disk_free_min, disk_free_bytes));
-        self.health.set(if alarm {
+        if alarm {
             StoreHealth::Alarm {
                 waiting_bytes,
                 bytes_max,
@@ -105,7 +112,7 @@ impl Shared {
             }
         } else {
             StoreHealth::Ready
-        });
+        }
     }
 
     /// Asks the keeper to look.
@@ -254,6 +261,7 @@ impl Shared {
             index.dirty = true;
         }
         self.write_marks(true);
+        self.wake_keeper();
         Ok(())
     }
 
@@ -271,9 +279,42 @@ impl Shared {
                 .map_or(name.first, |s| s.end);
             (epoch.salt, end)
         };
-        SegmentFile::open(&self.segment_dir(name), name, end, salt)
+        let missing = SegmentFile::open(&self.segment_dir(name), name, end, salt)
             .and_then(|mut file| file.verify())
-            .map_err(storage)
+            .map_err(storage)?;
+        if !missing.is_empty() {
+            self.found_damaged(name);
+        }
+        Ok(missing)
+    }
+
+    /// Has the keeper keep a copy of the segment aside.
+    fn found_damaged(&self, name: SegmentName) {
+        if let Ok(epoch) = self.index.lock().epoch_mut(name.epoch)
+            && let Some(segment) = epoch.segments.get_mut(&name.first)
+        {
+            segment.damaged = true;
+        }
+        self.wake_keeper();
+    }
+
+    /// Keeps a copy of a damaged segment aside, as it was found, while the segment itself is still read.
+    pub(super) fn keep_aside(&self, name: SegmentName) {
+        let dir = self.segment_dir(name);
+        match quarantine::link_aside(&self.data_dir, &dir) {
+            Ok(true) => {
+                tracing::warn!(segment = %dir.display(), "damaged; a copy is in quarantine/")
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, segment = %dir.display(), "damaged; put aside when it is done");
+            }
+        }
+        if let Ok(epoch) = self.index.lock().epoch_mut(name.epoch)
+            && let Some(segment) = epoch.segments.get_mut(&name.first)
+        {
+            segment.aside = true;
+        }
     }
 
     /// Makes the sidecar of a segment that takes no more.
@@ -353,8 +394,8 @@ impl Shared {
         reader.close(name);
         drop(reader);
         let dir = self.segment_dir(name);
-        let result = if damaged {
-            put_aside(&self.data_dir, &dir)
+        let result = if damaged && !quarantine::holds(&self.data_dir, &dir) {
+            quarantine::put_aside(&self.data_dir, &dir)
         } else {
             fs::remove_dir_all(&dir)
         };
@@ -412,42 +453,4 @@ impl Shared {
 fn holds(page: &Page, sequence: u64) -> bool {
     page.first().is_some_and(|r| r.sequence.0 <= sequence)
         && page.last().is_some_and(|r| sequence <= r.sequence.0)
-}
-
-/// Moves a damaged file or directory to `quarantine/`; the oldest there go when it grows too large.
-pub(super) fn put_aside(data_dir: &Path, path: &Path) -> io::Result<()> {
-    let quarantine = data_dir.join("quarantine");
-    fs::create_dir_all(&quarantine)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let target = (0..1000_u32)
-        .map(|n| quarantine.join(format!("{name}.{n}")))
-        .find(|t| !t.exists())
-        .ok_or_else(|| io::Error::other("quarantine is full of this name"))?;
-    fs::rename(path, &target)?;
-    durable::sync_dir(&quarantine).map_err(io::Error::other)?;
-    let mut kept: Vec<_> = fs::read_dir(&quarantine)?
-        .flatten()
-        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-        .collect();
-    kept.sort();
-    let mut total: u64 = kept.iter().map(|(_, p)| size_of_tree(p)).sum();
-    for (_, oldest) in kept {
-        if total <= QUARANTINE_BYTES_MAX || oldest == target {
-            break;
-        }
-        total = total.saturating_sub(size_of_tree(&oldest));
-        let _ = fs::remove_dir_all(&oldest).or_else(|_| fs::remove_file(&oldest));
-    }
-    Ok(())
-}
-
-fn size_of_tree(path: &Path) -> u64 {
-    let Ok(metadata) = fs::metadata(path) else {
-        return 0;
-    };
-    if !metadata.is_dir() {
-        return metadata.len();
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|e| size_of_tree(&e.path())).sum()
 }

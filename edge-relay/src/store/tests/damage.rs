@@ -191,6 +191,12 @@ fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
     let lost = store.stats().lost_readings;
     assert!(lost > 0);
     assert_eq!(found.len() as u64 + lost, 900);
+    // A copy is kept aside at once, as it was found.
+    let segment = db.parent().unwrap().file_name().unwrap().to_string_lossy();
+    let copy = format!("quarantine/{segment}.0");
+    wait_until("a copy is kept aside", || {
+        std::fs::read(dir.path().join(&copy).join("db")).is_ok_and(|kept| kept == bytes)
+    });
     let epoch = current(&store);
     let next = store.stats().next_sequence.0;
     let rest: Vec<_> = read_all(&store, epoch)
@@ -200,13 +206,14 @@ fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
     store.confirm(epoch, Mark::Forwarded, &rest).unwrap();
     assert_eq!(store.stats().first_sequence.0, next);
     assert_eq!(store.stats().readings, 0);
-    // What was damaged is kept aside when its time is over, not removed.
+    // And it stays when the time of the segment is over.
     let mut now = settings(dir.path());
     now.keep_forwarded = std::time::Duration::ZERO;
     store.apply(&now);
-    wait_until("the damaged segment is put aside", || {
-        std::fs::read_dir(dir.path().join("quarantine")).is_ok_and(|d| d.count() == 1)
-    });
+    wait_until("the damaged segment is gone", || !db.exists());
+    assert!(dir.path().join(&copy).join("db").exists());
+    let kept = std::fs::read_dir(dir.path().join("quarantine")).unwrap();
+    assert_eq!(kept.count(), 1);
 }
 
 #[test]
