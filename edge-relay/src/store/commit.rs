@@ -231,6 +231,8 @@ impl Committer {
         match result {
             Ok(frames) => {
                 self.shared.index.lock().appended(&frames);
+                let next = first + batch.readings.len() as u64;
+                self.shared.reached.lock().note(epoch, next);
                 Ok((epoch, first))
             }
             Err(error) => {

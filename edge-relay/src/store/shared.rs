@@ -21,6 +21,7 @@ use super::index::{Index, Need, Phase, Source};
 use super::marks::MarksFile;
 use super::quarantine;
 use super::queue::Queue;
+use super::reached::Reached;
 use super::reader::{Found, Page, Reader, SegmentFile, storage};
 use super::refused::RefusedDir;
 use super::segment::{SegmentName, Sidecar};
@@ -36,6 +37,10 @@ pub(super) struct Marks {
     pub(super) written: Option<Instant>,
     /// Written since the last sync.
     pub(super) unsynced: bool,
+    /// The current epoch and its next sequence, as written last.
+    pub(super) written_next: Option<(u32, u64)>,
+    /// The same, as synced last.
+    pub(super) synced_next: Option<(u32, u64)>,
 }
 
 /// What the keeper thread is asked.
@@ -56,6 +61,7 @@ pub(super) struct Shared {
     pub(super) index: Mutex<Index>,
     pub(super) reader: Mutex<Reader>,
     pub(super) marks: Mutex<Marks>,
+    pub(super) reached: Mutex<Reached>,
     pub(super) identity: Mutex<Identity>,
     pub(super) health: Health,
     pub(super) appended: watch::Sender<u64>,
@@ -144,13 +150,16 @@ impl Shared {
         let result = (|| {
             if let Some(mut content) = content {
                 content.clean = clean;
+                let next = content.epochs.last().map(|e| (e.epoch, e.next));
                 marks.file.write(content)?;
+                marks.written_next = next;
                 marks.written = Some(Instant::now());
                 marks.unsynced = true;
             }
             if sync && marks.unsynced {
                 marks.file.sync()?;
                 marks.unsynced = false;
+                marks.synced_next = marks.written_next;
             }
             io::Result::Ok(())
         })();
@@ -160,6 +169,17 @@ impl Shared {
             return false;
         }
         true
+    }
+
+    /// The first sequence of `epoch` that may not leave this box, since the marks on stable storage do not know of
+    /// it; of an epoch that is over, none.
+    pub(super) fn unknown_from(&self, epoch: Epoch) -> u64 {
+        let current = self.index.lock().epochs.last().map(|e| e.epoch);
+        if current != Some(epoch) {
+            return u64::MAX;
+        }
+        let synced = self.marks.lock().synced_next;
+        synced.map_or(0, |(e, next)| if e == epoch.0 { next } else { 0 })
     }
 
     /// After a change of marks: writes them now, or leaves it to the keeper if they were just written.
@@ -410,18 +430,14 @@ impl Shared {
 
     /// Epochs of the past with nothing left in them are forgotten.
     fn forget_empty_epochs(&self) {
-        let kept: Vec<Epoch> = {
+        let kept = {
             let mut index = self.index.lock();
-            let current = index.epochs.last().map(|e| e.epoch);
-            let refused: Vec<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
             let before = index.epochs.len();
-            index.epochs.retain(|e| {
-                Some(e.epoch) == current || !e.segments.is_empty() || refused.contains(&e.epoch)
-            });
-            if index.epochs.len() == before {
+            let kept = index.forget_empty();
+            if kept.len() == before {
                 return;
             }
-            index.epochs.iter().map(|e| e.epoch).collect()
+            kept
         };
         let mut identity = self.identity.lock();
         let still = |r: &EpochRecord| kept.contains(&r.epoch);
