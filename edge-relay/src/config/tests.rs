@@ -418,3 +418,17 @@ fn spans_that_would_overflow_are_refused_by_name() {
     let error = load(&file, &Environment::new()).unwrap_err();
     assert_eq!(error.problems[0].key, "mqtt.idle_timeout");
 }
+
+/// The store keeps no reading over 15 MiB: a packet that could hold one would be refused for ever.
+#[test]
+fn a_packet_limit_over_what_the_store_keeps_is_refused() {
+    let with = |limit: &str| {
+        local(&format!(
+            "mqtt.packet_bytes_max = \"{limit}\"\nbacklog.queue_bytes_max = \"32 MiB\"\n"
+        ))
+    };
+    at("broker.toml", &with("15 MiB"), &[]).unwrap();
+    let (key, line, reason) = problem(&with("16 MiB"));
+    assert_eq!((key.as_str(), line), ("mqtt.packet_bytes_max", Some(3)));
+    assert!(reason.contains("15 MiB"), "{reason}");
+}
