@@ -323,7 +323,7 @@ impl Shared {
         let dir = self.segment_dir(name);
         match quarantine::link_aside(&self.data_dir, &dir) {
             Ok(true) => {
-                tracing::warn!(segment = %dir.display(), "damaged; a copy is in quarantine/")
+                tracing::warn!(segment = %dir.display(), "damaged; a copy is in quarantine/");
             }
             Ok(false) => {}
             Err(error) => {

@@ -158,12 +158,11 @@ fn killed_after_old_marks(kept: u64) -> tempfile::TempDir {
         .unwrap();
     let bytes = std::fs::read(&db).unwrap();
     let number = format!("{kept:020}");
-    let cut = match kept {
-        0 => 0,
-        _ => {
-            let payload = memchr::memmem::find(&bytes, number.as_bytes()).unwrap();
-            memchr::memmem::rfind(&bytes[..payload], &crate::store::envelope::MAGIC).unwrap()
-        }
+    let cut = if kept == 0 {
+        0
+    } else {
+        let payload = memchr::memmem::find(&bytes, number.as_bytes()).unwrap();
+        memchr::memmem::rfind(&bytes[..payload], &crate::store::envelope::MAGIC).unwrap()
     };
     std::fs::write(&db, &bytes[..cut]).unwrap();
     copy
