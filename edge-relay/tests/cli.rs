@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
@@ -417,45 +417,47 @@ fn users_are_added_listed_and_removed() {
     );
 }
 
-/// A client that takes nothing keeps a stopping relay for two seconds: long enough to ask it.
-#[test]
-fn a_relay_that_stops_is_not_ready() {
-    use std::io::Read as _;
-    let mut relay = Relay::new("");
-    relay.start();
+fn meter(relay: &Relay, id: u8) -> std::net::TcpStream {
     let text = relay.text();
     let listen = text.lines().find(|l| l.starts_with("mqtt.listen")).unwrap();
     let address = listen.split('"').nth(1).unwrap();
-    let connect = |id: u8| {
-        let mut stream = std::net::TcpStream::connect(address).unwrap();
-        let mut bytes = vec![0x10, 13, 0, 4];
-        bytes.extend(b"MQTT\x04\x02\0\0\0\x01");
-        bytes.push(id);
-        stream.write_all(&bytes).unwrap();
-        let mut connack = [0; 4];
-        stream.read_exact(&mut connack).unwrap();
-        stream
-    };
-    let mut deaf = connect(b'd');
-    deaf.write_all(&[0x82, 6, 0, 1, 0, 1, b'#', 0]).unwrap();
-    let mut suback = [0; 5];
-    deaf.read_exact(&mut suback).unwrap();
-    let mut loud = connect(b'l');
-    let mut publish = vec![0x30];
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    let mut bytes = vec![0x10, 13, 0, 4];
+    bytes.extend(b"MQTT\x04\x02\0\0\0\x01");
+    bytes.push(id);
+    stream.write_all(&bytes).unwrap();
+    stream.read_exact(&mut [0; 4]).unwrap();
+    stream
+}
+
+/// Publishes 60 times 200,000 bytes with `QoS` 0, and waits until all are read.
+fn publish_much(relay: &Relay) {
+    let mut loud = meter(relay, b'l');
     let remaining = 3 + 200_000usize;
-    publish.extend([
+    let mut publish = vec![
+        0x30,
         (remaining & 0x7F) as u8 | 0x80,
         (remaining >> 7 & 0x7F) as u8 | 0x80,
         (remaining >> 14) as u8,
-    ]);
+    ];
     publish.extend([0, 1, b'x']);
     publish.extend(vec![b'.'; 200_000]);
     for _ in 0..60 {
         loud.write_all(&publish).unwrap();
     }
     loud.write_all(&[0xC0, 0]).unwrap();
-    let mut pong = [0; 2];
-    loud.read_exact(&mut pong).unwrap();
+    loud.read_exact(&mut [0; 2]).unwrap();
+}
+
+/// A client that takes nothing keeps a stopping relay for two seconds: long enough to ask it.
+#[test]
+fn a_relay_that_stops_is_not_ready() {
+    let mut relay = Relay::new("");
+    relay.start();
+    let mut deaf = meter(&relay, b'd');
+    deaf.write_all(&[0x82, 6, 0, 1, 0, 1, b'#', 0]).unwrap();
+    deaf.read_exact(&mut [0; 5]).unwrap();
+    publish_much(&relay);
     assert_eq!(relay.get("/readyz", None).0, 200);
     let mut child = relay.child.take().unwrap();
     let pid = child.id().to_string();
@@ -465,6 +467,18 @@ fn a_relay_that_stops_is_not_ready() {
     assert_eq!(relay.get("/readyz", None).0, 503);
     assert_eq!(relay.get("/healthz", None).0, 200);
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_peek_is_bounded_in_bytes() {
+    let mut relay = Relay::new("");
+    relay.start();
+    publish_much(&relay);
+    relay.until("all are kept", |s| s["backlog"]["readings"] == 60);
+    let (code, text) = relay.get("/backlog/peek?count=1000", None);
+    let shown: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert_eq!(code, 200);
+    assert!((11..20).contains(&shown.len()), "{}", shown.len());
 }
 
 fn add_user(relay: &Relay, name: &str, password: &str) {

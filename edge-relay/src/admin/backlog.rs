@@ -18,6 +18,10 @@ use crate::store::Store;
 
 /// At most so many readings in one peek: they are held in memory.
 const PEEK_MAX: usize = 1000;
+/// With so many bytes of payload, a peek shows no more.
+const PEEK_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Readings that are fetched at a time.
+const PEEK_STEP: usize = 8;
 
 /// What can be asked of a backlog.
 #[derive(Debug, Clone, Copy)]
@@ -70,7 +74,7 @@ pub fn answer(
             } else {
                 Sequence::FIRST
             };
-            let readings = store.peek(epoch, from.unwrap_or(first), count.min(PEEK_MAX))?;
+            let readings = peek_some(store, epoch, from.unwrap_or(first), count.min(PEEK_MAX))?;
             let shown = readings.iter().map(|reading| shown(epoch, reading, clock));
             Value::Array(shown.collect())
         }
@@ -80,6 +84,26 @@ pub fn answer(
         BacklogRequest::Retry { one } => json!({ "readings": retry_all(store, one)? }),
     };
     Ok(value)
+}
+
+/// At most `count`, and no more once they have [`PEEK_BYTES_MAX`].
+fn peek_some(
+    store: &Store,
+    epoch: Epoch,
+    from: Sequence,
+    count: usize,
+) -> Result<Vec<Arc<Reading>>, BacklogError> {
+    let (mut found, mut bytes, mut at) = (Vec::new(), 0, from);
+    while found.len() < count && bytes < PEEK_BYTES_MAX {
+        let more = store.peek(epoch, at, PEEK_STEP.min(count - found.len()))?;
+        let Some(last) = more.last() else {
+            break;
+        };
+        at = Sequence(last.sequence.0 + 1);
+        bytes += more.iter().map(|r| r.payload.len()).sum::<usize>();
+        found.extend(more);
+    }
+    Ok(found)
 }
 
 fn retry_all(store: &Store, one: Option<(Epoch, Sequence)>) -> Result<u64, BacklogError> {

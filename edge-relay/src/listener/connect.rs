@@ -106,11 +106,15 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     }
     if let Err(code) = authenticate(shared, &settings, &connect, certified).await {
         shared.stats.auth_failures_total.one();
-        tracing::info!(
-            client_id = connect.client_id,
-            user = connect.user_name,
-            "not authorised"
-        );
+        let now = std::time::Instant::now();
+        if let Some(connections) = shared.strangers.add(1, now) {
+            tracing::info!(
+                client_id = connect.client_id,
+                user = connect.user_name,
+                connections,
+                "not authorised"
+            );
+        }
         return refuse(stream, refusal(code, "not authorised")).await;
     }
     let Some((client_id, assigned)) = client_id(&connect) else {

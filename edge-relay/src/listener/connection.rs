@@ -245,7 +245,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.end.is_none() {
             if let End::Violation(violation) = end {
                 self.shared.stats.protocol_errors_total.one();
-                tracing::info!(%violation, "closed for a packet that breaks the standard");
+                let now = std::time::Instant::now();
+                if let Some(connections) = self.shared.violations.add(1, now) {
+                    tracing::info!(%violation, connections, "closed for a packet that breaks the standard");
+                }
             }
             self.end = Some(end);
         }

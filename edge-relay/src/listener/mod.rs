@@ -90,6 +90,10 @@ pub(crate) struct Shared {
     next_connection: AtomicU64,
     /// Publishes that were not acknowledged, for the log.
     withheld: Said,
+    /// Connections that ended for a packet that breaks the standard, for the log.
+    violations: Said,
+    /// Connections that were not authorised, for the log.
+    strangers: Said,
     places: Places,
 }
 
@@ -141,6 +145,8 @@ impl Listener {
         .map_err(|e| ListenError::Start(e.to_string()))??;
         let shared = Shared {
             withheld: Said::default(),
+            violations: Said::default(),
+            strangers: Said::default(),
             places: Places::default(),
             settings: RwLock::new(Arc::new(settings)),
             broker,
