@@ -70,10 +70,10 @@ async fn what_the_hub_has_but_the_backlog_does_not_know_belongs_to_the_drain() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_asked_for_while_backing_off_connects_at_once_also_one_that_joins() {
     let known = Arc::new(AtomicBool::new(false));
-    let knows = Arc::clone(&known);
+    let told = Arc::clone(&known);
     let hub = FakeHub::start(
         move |level, _| {
-            if knows.load(Ordering::Relaxed) {
+            if told.load(Ordering::Relaxed) {
                 accept(level)
             } else {
                 vec![0x20, 3, 0, 0x87, 0]
