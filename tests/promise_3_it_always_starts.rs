@@ -10,8 +10,9 @@ use std::process::Command;
 
 use harness::ledger::{Key, Ledger};
 use harness::meter::Habits;
-use harness::{FakeHub, Meter, Relay, Temper, VILLAGE};
-use harness::{seed, setting, within};
+use harness::packet::{self, Connect, Publish, Version, kind};
+use harness::{Disk, FakeHub, Meter, Raw, Relay, Temper, VILLAGE};
+use harness::{seed, setting, skip, within};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -324,4 +325,56 @@ fn a_data_directory_of_another_machine_begins_a_new_epoch() {
         .unwrap();
     other.settle("another village", within(10));
     assert_ne!(ledger.epochs(), other.epochs());
+}
+
+/// sled writes when it opens: on a full disk that must cost neither the start nor what is known.
+#[test]
+fn a_start_on_a_full_disk_hears_meters_and_knows_what_was_retained() {
+    let test = "a_start_on_a_full_disk_hears_meters_and_knows_what_was_retained";
+    let disk = match Disk::new(64) {
+        Ok(disk) => disk,
+        Err(reason) => return skip(test, &reason),
+    };
+    let mut relay = relay_without_hub();
+    let data = disk.mount_point().join("data");
+    relay.set("data_dir", data.to_str().unwrap());
+    relay
+        .set("mqtt.forward", vec!["meters/#".to_owned()])
+        .start();
+    let connect = |name| {
+        Raw::connect(relay.mqtt, &Connect::new(Version::V4, name))
+            .unwrap()
+            .0
+    };
+    let mut configurator = connect("configurator");
+    let mut tariff = Publish::new("tariffs/evening", "85 XAF", 1);
+    tariff.retain = true;
+    configurator.send(&tariff.encode(Version::V4)).unwrap();
+    configurator.receive_kind(kind::PUBACK).unwrap();
+
+    relay.kill();
+    disk.fill(0);
+    relay.start_as_is();
+    relay.wait_listening(within(30));
+    let mut display = Raw::connect(relay.mqtt, &Connect::new(Version::V4, "display"))
+        .unwrap()
+        .0;
+    display
+        .send(&packet::subscribe(Version::V4, 1, "tariffs/#", 1))
+        .unwrap();
+    let retained = display.receive_kind(kind::PUBLISH).unwrap();
+    assert_eq!(
+        Publish::decode(&retained, Version::V4).unwrap().payload,
+        b"85 XAF"
+    );
+
+    disk.relieve();
+    relay.wait_ready(within(60));
+    let mut meter = Raw::connect(relay.mqtt, &Connect::new(Version::V4, "meter"))
+        .unwrap()
+        .0;
+    meter
+        .send(&Publish::new("meters/1", "1 kWh", 1).encode(Version::V4))
+        .unwrap();
+    meter.receive_kind(kind::PUBACK).unwrap();
 }
