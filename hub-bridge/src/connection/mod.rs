@@ -33,9 +33,6 @@ pub(crate) struct Plan<'a> {
     pub(crate) tls: Option<TlsConfig>,
     /// At most so many publishes in flight, whatever the hub allows.
     pub(crate) in_flight_max: u16,
-    /// Whether TCP gathers publishes into full packets (Nagle): fewer packets for both ends, and on a long link a
-    /// round trip of waiting for the last of them.
-    pub(crate) gather: bool,
 }
 
 /// What the hub said in its CONNACK.

@@ -32,7 +32,7 @@ pub(super) fn open(plan: Plan<'_>) -> (AsyncClient, Loop) {
     let queue = usize::from(plan.in_flight_max) + 2;
     let (client, mut inner) = AsyncClient::new(options, queue);
     let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(!plan.gather);
+    network.set_tcp_nodelay(true);
     network.set_connection_timeout(hub.connect_timeout.as_secs().max(1));
     inner.set_network_options(network);
     (client, Loop(inner))

@@ -23,7 +23,7 @@ pub(super) fn open(plan: Plan<'_>) -> (AsyncClient, Loop) {
     options.set_outgoing_inflight_upper_limit(plan.in_flight_max);
     options.set_connection_timeout(hub.connect_timeout.as_secs().max(1));
     let mut network = NetworkOptions::new();
-    network.set_tcp_nodelay(!plan.gather);
+    network.set_tcp_nodelay(true);
     options.set_network_options(network);
     if let Some((username, password)) = hub.credentials() {
         options.set_credentials(username, password);

@@ -8,8 +8,7 @@ use super::Link;
 use crate::classify::{ErrorClass, Failure};
 use crate::connection::{Connection, HubLimits, Plan};
 
-/// Below this round trip a receive maximum does not starve a link, and gathering publishes into full packets costs
-/// no time.
+/// Below this round trip a receive maximum does not starve a link.
 const ROUND_TRIP_SHORT: Duration = Duration::from_millis(20);
 
 impl Link {
@@ -28,11 +27,6 @@ impl Link {
             version: self.version,
             tls: self.tls.clone(),
             in_flight_max: in_flight_max.max(1),
-            gather: self
-                .memory
-                .pace
-                .round_trip()
-                .is_none_or(|trip| trip < ROUND_TRIP_SHORT),
         };
         let connection = Connection::open(plan, number, self.lane_events.clone());
         self.connections.push(Some(connection));
