@@ -418,3 +418,10 @@ fn spans_that_would_overflow_are_refused_by_name() {
     let error = load(&file, &Environment::new()).unwrap_err();
     assert_eq!(error.problems[0].key, "mqtt.idle_timeout");
 }
+
+#[test]
+fn a_number_that_no_integer_holds_is_the_only_complaint() {
+    let found = problems(&local("mqtt.connections_max = 99999999999999999999"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].2.contains("too large"), "{found:?}");
+}
