@@ -66,6 +66,13 @@ fn a_hub_that_acknowledges_what_was_never_sent() {
 }
 
 #[test]
+fn a_hub_that_acknowledges_other_ids_than_it_got() {
+    a_bad_hub_keeps_nothing(Temper::LiesInFlight, |hub| {
+        hub.connects() >= 3 && hub.publishes() > 0
+    });
+}
+
+#[test]
 fn a_hub_that_stalls() {
     a_bad_hub_keeps_nothing(Temper::Stalls, |hub| {
         hub.connects() >= 2 && hub.publishes() > 0

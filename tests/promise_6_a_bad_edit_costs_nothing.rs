@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use harness::meter::Habits;
-use harness::{Hub, Ledger, Meter, Relay, Subscriber, VILLAGE, within};
+use harness::{Hub, Ledger, Meter, Relay, Subscriber, VILLAGE, wait_for, within};
 
 /// How an editor or an orchestrator brings a new file.
 type Save = fn(&Path, &str);
@@ -124,10 +124,14 @@ fn an_invalid_edit_is_refused_and_the_old_one_stays_over_a_restart() {
         relay.kill();
         relay.start_as_is();
         relay.wait_listening(within(20));
-        meter
-            .publish(10)
-            .expect("the old config is in force after a restart");
-        assert!(relay.status()["config"]["last_error"].is_string());
+        wait_for(
+            "the old config is in force after a restart",
+            within(10),
+            || meter.publish(10).ok(),
+        );
+        relay.wait_status("it says why", within(10), |status| {
+            status["config"]["last_error"].is_string()
+        });
     }
     relay.write_config();
     relay.wait_status("the right file is taken again", within(10), |status| {

@@ -128,6 +128,17 @@ pub(crate) fn of_io(error: &io::Error) -> Failure {
     Failure::new(class, text)
 }
 
+/// An error of a connection over which CONNECT went: a hub that does not know the version closes. One that does not
+/// like our certificate says so only now, with TLS 1.3, and means no version.
+fn of_io_on_mqtt(error: &io::Error) -> Failure {
+    let failure = of_io(error);
+    if failure.class == ErrorClass::Connect {
+        failure.hint(VersionHint::Perhaps)
+    } else {
+        failure
+    }
+}
+
 fn is_tls(error: &io::Error) -> bool {
     error
         .get_ref()
@@ -152,9 +163,9 @@ pub(crate) fn of_v5(error: &rumqttc::v5::ConnectionError) -> Failure {
             Failure::new(ErrorClass::Timeout, "no CONNACK in time").hint(VersionHint::Perhaps)
         }
         C::Tls(tls) => of_tls(tls),
-        C::Io(io) | C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => {
-            of_io(io).hint(VersionHint::Perhaps)
-        }
+        // No connection was there yet: that says nothing about the version.
+        C::Io(io) => of_io(io),
+        C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => of_io_on_mqtt(io),
         C::ConnectionRefused(code) => of_code5(*code),
         C::NotConnAck(packet) => Failure::new(
             ErrorClass::Protocol,
@@ -279,6 +290,26 @@ mod tests {
         assert_eq!(
             of_disconnect(Reason5::SessionTakenOver, None).class,
             ErrorClass::TakenOver
+        );
+    }
+
+    #[test]
+    fn only_a_close_after_connect_hints_at_the_version() {
+        use rumqttc::v5::{ConnectionError as C, StateError as S};
+        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        let alert = || io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        let of = |error: C| {
+            let failure = of_v5(&error);
+            (failure.class, failure.version)
+        };
+        let never = VersionHint::None;
+        assert_eq!(of(C::Io(refused())), (ErrorClass::Connect, never));
+        assert_eq!(of(C::Tls(TlsError::Io(alert()))), (ErrorClass::Tls, never));
+        assert_eq!(of(C::MqttState(S::Io(alert()))), (ErrorClass::Tls, never));
+        assert_eq!(
+            of(C::MqttState(S::Io(reset()))),
+            (ErrorClass::Connect, VersionHint::Perhaps)
         );
     }
 

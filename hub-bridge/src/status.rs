@@ -122,6 +122,8 @@ pub(crate) struct Board {
     pub(crate) error: Option<ShownFailure>,
     pub(crate) retry_at: Option<Duration>,
     pub(crate) counters: Counters,
+    /// Readings and bytes that are in the counters and that the backlog was not told of yet.
+    pub(crate) unconfirmed: (u64, u64),
     pub(crate) drain: Option<DrainRecord>,
     pub(crate) next_drain: Option<UnixMillis>,
 }

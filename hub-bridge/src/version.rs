@@ -2,8 +2,8 @@
 //!
 //! A hub that knows 3.1.1 only mostly closes the connection on an MQTT 5 CONNECT, or answers with a CONNACK that
 //! only a 3.1.1 parser can read; a cut link looks the same. So 3.1.1 counts only when it was accepted
-//! right between two refusals of 5: `auto` never gives up identities where 5 is offered. What was
-//! found holds for an hour, then the next connection asks again.
+//! right between two refusals of 5: `auto` never gives up identities where 5 is offered. What the hub said in words
+//! holds for an hour, what was guessed from its closes for ten minutes; then the next connection asks again.
 
 use std::time::Duration;
 
@@ -23,7 +23,10 @@ pub enum Version {
     V311,
 }
 
-const FOUND_HOLDS: Duration = Duration::from_secs(3600);
+/// How long the hub's own word is taken.
+const SAID_HOLDS: Duration = Duration::from_secs(3600);
+/// How long a guess is: a link that was cut at the wrong moments may have made it.
+const GUESS_HOLDS: Duration = Duration::from_secs(600);
 /// Closes of an MQTT 5 CONNECT, in a row, before 3.1.1 is tried.
 const CLOSES_BEFORE_TRIAL: u8 = 2;
 
@@ -94,7 +97,7 @@ impl Versions {
                 refused_in_words: true,
             } => {
                 *self = Self::Only311 {
-                    until: now + FOUND_HOLDS,
+                    until: now + SAID_HOLDS,
                 };
                 Accepted::Use
             }
@@ -128,7 +131,12 @@ impl Versions {
             }
             (Self::CrossCheck, VersionHint::Perhaps | VersionHint::Refused) => {
                 *self = Self::Only311 {
-                    until: now + FOUND_HOLDS,
+                    until: now
+                        + if hint == VersionHint::Refused {
+                            SAID_HOLDS
+                        } else {
+                            GUESS_HOLDS
+                        },
                 };
                 true
             }
@@ -160,7 +168,7 @@ mod tests {
         versions.failed(VersionHint::Perhaps, NOW);
         assert_eq!(versions.offer(NOW), Version::V311);
         assert_eq!(versions.accepted(NOW), Accepted::Use);
-        assert_eq!(versions.offer(NOW + FOUND_HOLDS * 2), Version::V5);
+        assert_eq!(versions.offer(NOW + GUESS_HOLDS), Version::V5);
     }
 
     #[test]

@@ -3,12 +3,14 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hub_bridge::bridge::ApplyError;
 use hub_bridge::classify::ErrorClass;
 use hub_bridge::drain::{DrainCause, DrainLog, DrainOutcome};
 use hub_bridge::settings::Confirm;
+use hub_bridge::uplink::UplinkState;
 use support::backlog::MemoryBacklog;
 use support::fake_hub::{Answer, FakeHub, accept};
 use support::mosquitto::free_port;
@@ -43,6 +45,74 @@ async fn a_drain_is_recorded_and_a_second_request_joins_it() {
     assert_eq!((record.readings, record.id), (300, 1));
     assert_eq!(village.drains.last(), Some(record));
     assert_eq!(village.handle.status().drain, None);
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_hub_has_but_the_backlog_does_not_know_belongs_to_the_drain() {
+    let hub = willing_hub().await;
+    let backlog = MemoryBacklog::new("v");
+    backlog.fail_confirms.store(true, Ordering::Relaxed);
+    backlog.fill(1, 3, 10);
+    let village = Village::start(settings(hub.port), backlog.clone());
+    within(SOON, "acknowledged", || async {
+        (village.handle.status().counters.forwarded_readings == 3).then_some(())
+    })
+    .await;
+    let job = village.handle.drain().await.unwrap();
+    backlog.fail_confirms.store(false, Ordering::Relaxed);
+    let record = tokio::time::timeout(SOON, job.finished()).await.unwrap();
+    assert_eq!(record.outcome, Some(DrainOutcome::Done));
+    assert_eq!((record.waiting_at_start, record.readings), (3, 3));
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_asked_for_while_backing_off_connects_at_once_also_one_that_joins() {
+    let known = Arc::new(AtomicBool::new(false));
+    let knows = Arc::clone(&known);
+    let hub = FakeHub::start(
+        move |level, _| {
+            if knows.load(Ordering::Relaxed) {
+                accept(level)
+            } else {
+                vec![0x20, 3, 0, 0x87, 0]
+            }
+        },
+        |publish| Answer::PubAck(publish.id, 0),
+    )
+    .await;
+    let mut patient = settings(hub.port);
+    patient.retry.first = Duration::from_secs(20);
+    let backlog = MemoryBacklog::new("v");
+    backlog.fill(1, 3, 10);
+    let village = Village::start(patient, backlog);
+    let connections = |count: usize| {
+        let hub = &hub;
+        async move {
+            within(SOON, "so many connections", || async {
+                (hub.connections() == count).then_some(())
+            })
+            .await;
+        }
+    };
+    let backs_off = || async {
+        within(SOON, "it backs off", || async {
+            (village.handle.status().state == UplinkState::BackingOff).then_some(())
+        })
+        .await;
+    };
+    backs_off().await;
+    let first = village.handle.drain().await.unwrap();
+    connections(2).await;
+    backs_off().await;
+    known.store(true, Ordering::Relaxed);
+    let second = village.handle.drain().await.unwrap();
+    assert!(!first.joined() && second.joined());
+    let soon = Duration::from_secs(5);
+    let record = tokio::time::timeout(soon, second.finished()).await.unwrap();
+    assert_eq!(record.outcome, Some(DrainOutcome::Done));
+    assert_eq!((record.readings, hub.connections()), (3, 3));
     village.stop().await;
 }
 

@@ -10,7 +10,8 @@ mod support;
 use std::time::Duration;
 
 use hub_bridge::classify::ErrorClass;
-use hub_bridge::settings::BridgeSettings;
+use hub_bridge::secret::Secret;
+use hub_bridge::settings::{BridgeSettings, ProtocolChoice};
 use support::backlog::MemoryBacklog;
 use support::mosquitto::Mosquitto;
 use support::village::{Village, settings};
@@ -43,10 +44,14 @@ impl Pki {
         self.dir.path().join(name)
     }
 
-    fn hub(&self) -> Option<Mosquitto> {
+    /// What makes a mosquitto listen with this certificate.
+    fn listener(&self) -> String {
         let (cert, key) = (self.file("cert.pem"), self.file("key.pem"));
-        let extra = format!("certfile {}\nkeyfile {}", cert.display(), key.display());
-        Mosquitto::start(&extra)
+        format!("certfile {}\nkeyfile {}", cert.display(), key.display())
+    }
+
+    fn hub(&self) -> Option<Mosquitto> {
+        Mosquitto::start(&self.listener())
     }
 
     fn settings(&self, port: u16) -> BridgeSettings {
@@ -86,6 +91,87 @@ async fn a_certificate_of_someone_else_is_an_error_of_class_tls() {
     village.handle.apply(pki.settings(hub.port)).await.unwrap();
     village.drained(SOON).await;
     village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_wants_a_client_certificate_gets_ours() {
+    let (pki, other) = (Pki::new(), Pki::new());
+    let extra = format!(
+        "{}\ncafile {}\nrequire_certificate true",
+        pki.listener(),
+        pki.file("cert.pem").display()
+    );
+    let Some(hub) = Mosquitto::start(&extra) else {
+        return;
+    };
+    let backlog = MemoryBacklog::new("v");
+    backlog.fill(3, 20, 100);
+    let with = |owner: &Pki| {
+        let mut settings = pki.settings(hub.port);
+        settings.hub.cert_file = Some(owner.file("cert.pem"));
+        settings.hub.key_file = Some(owner.file("key.pem"));
+        settings
+    };
+    let strangers = [pki.settings(hub.port), with(&other)];
+    for stranger in strangers {
+        let village = Village::start(stranger, backlog.clone());
+        within(SOON, "refused", || async { village.handle.status().error }).await;
+        assert_eq!(backlog.confirmed(), 0);
+        village.stop().await;
+    }
+    let village = Village::start(with(&pki), backlog.clone());
+    village.drained(SOON).await;
+    assert_eq!(backlog.confirmed(), 20);
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_wants_a_password_gets_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let passwords = dir.path().join("passwords");
+    let made = std::process::Command::new("mosquitto_passwd")
+        .arg("-c")
+        .arg("-b")
+        .arg(&passwords)
+        .args(["bamenda-01", "correct horse"])
+        .status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: mosquitto_passwd does not run");
+        return;
+    }
+    // The broker gives up root, and must still be able to read it.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), readable).unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+    std::fs::set_permissions(&passwords, readable).unwrap();
+    let extra = format!(
+        "allow_anonymous false\npassword_file {}",
+        passwords.display()
+    );
+    let Some(hub) = Mosquitto::start(&extra) else {
+        return;
+    };
+    let backlog = MemoryBacklog::new("v");
+    for version in [ProtocolChoice::V5, ProtocolChoice::V311] {
+        let mut wrong = settings(hub.port);
+        wrong.hub.protocol = version;
+        wrong.hub.username = Some("bamenda-01".to_owned());
+        wrong.hub.password = Some(Secret::new("battery staple"));
+        let mut right = wrong.clone();
+        right.hub.password = Some(Secret::new("correct horse"));
+        backlog.fill(3, 20, 100);
+        let before = backlog.confirmed();
+        let village = Village::start(wrong, backlog.clone());
+        within(SOON, "auth", || async {
+            let error = village.handle.status().error?;
+            (error.class == ErrorClass::Auth && !error.detail.contains("staple")).then_some(())
+        })
+        .await;
+        assert_eq!(backlog.confirmed(), before);
+        village.handle.apply(right).await.unwrap();
+        village.drained(SOON).await;
+        village.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use harness::VILLAGE;
 use harness::hub::Hub;
 use harness::proxy::Proxy;
 use harness::relay::Relay;
@@ -20,16 +21,20 @@ enum Village {
 }
 
 impl Village {
+    /// A relay whose clock is synchronised, as a village's is most of the time: otherwise each reading says so, in 24
+    /// bytes more.
     fn relay(uplink: SocketAddr) -> Self {
         let mut relay = Relay::new(uplink);
+        relay.set("clock.trust", "always");
         relay.start();
         Self::Relay(Box::new(relay))
     }
 
-    /// A mosquitto that bridges everything at QoS 1; no limit on its queue, 20 in flight as its default is.
+    /// A mosquitto that bridges everything at QoS 1, to the same topics as the relay; no limit on its queue, 20 in
+    /// flight as its default is.
     fn mosquitto(uplink: SocketAddr) -> Self {
         Self::Mosquitto(Hub::start_with(&format!(
-            "connection hub\naddress {uplink}\ntopic # out 1\nrestart_timeout 1 1\ntry_private true\n"
+            "connection hub\naddress {uplink}\ntopic # out 1 \"\" villages/{VILLAGE}/\nrestart_timeout 1 1\ntry_private true\n"
         )))
     }
 

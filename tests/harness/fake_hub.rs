@@ -26,6 +26,8 @@ pub enum Temper {
     Stalls,
     /// Acknowledges packet ids that were never sent, and drops all publishes.
     Lies,
+    /// Drops each publish, and acknowledges a packet id far from those that are in flight.
+    LiesInFlight,
     /// Says that it has a session of before, and acknowledges packet ids of it; else honest.
     ClaimsSession,
     /// Keeps and acknowledges so many publishes of a connection, keeps one more, and closes without a word.
@@ -267,6 +269,10 @@ impl<'a> Connection<'a> {
         self.taken += 1;
         match self.state.temper() {
             Temper::Stalls | Temper::Lies | Temper::NeverConnacks => Ok(true),
+            Temper::LiesInFlight => {
+                self.acknowledge(std::iter::once(publish.packet_id ^ 0x4000))?;
+                Ok(true)
+            }
             Temper::ClosesAt(mark) if contains(&mark) => Ok(false),
             Temper::Refuses(mark, reason) if contains(&mark) => self.answer(publish, reason),
             Temper::RefusesAll(reason) => self.answer(publish, reason),

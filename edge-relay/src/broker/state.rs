@@ -10,6 +10,7 @@
 //! must acknowledge nobody. A damaged database is moved to the quarantine; what could be read of it is kept.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -25,11 +26,38 @@ use crate::listener::MqttStats;
 const PIECE_BYTES: usize = 7 * 1024;
 const SEGMENT_BYTES: usize = 512 * 1024;
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// A file system in memory, for a moment at a start on a full disk.
+const IN_MEMORY: &str = "/dev/shm";
+/// How long the lock of a handle that was just dropped is waited for.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The state could not be made durable.
 #[derive(Debug, Clone, thiserror::Error)]
-#[error("the broker's state could not be made durable: {0}")]
-pub struct StateError(String);
+#[error("the broker's state could not be made durable: {reason}")]
+pub struct StateError {
+    reason: String,
+    /// The disk did not take a write, which says nothing about what is on it.
+    disk: bool,
+}
+
+impl StateError {
+    fn new(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            disk: false,
+        }
+    }
+}
+
+impl From<sled::Error> for StateError {
+    fn from(error: sled::Error) -> Self {
+        let disk = matches!(&error, sled::Error::Io(e) if e.raw_os_error().is_some());
+        Self {
+            reason: error.to_string(),
+            disk,
+        }
+    }
+}
 
 /// Resolves when the changes are on stable storage.
 pub type Durable = oneshot::Receiver<Result<(), StateError>>;
@@ -98,7 +126,7 @@ impl State {
         });
         let commits = Commits {
             dir: dir.to_owned(),
-            db: Some(db),
+            db,
             long,
             hold_max,
             stats,
@@ -107,7 +135,7 @@ impl State {
         let thread = std::thread::Builder::new()
             .name("state".to_owned())
             .spawn(move || commits.run(&of_thread))
-            .map_err(|e| StateError(e.to_string()))?;
+            .map_err(|e| StateError::new(e.to_string()))?;
         let thread = Mutex::new(Some(thread));
         Ok((Self { shared, thread }, found))
     }
@@ -160,7 +188,9 @@ impl Commits {
             let result = if changes.is_empty() {
                 Ok(())
             } else {
-                self.commit(&changes)
+                // sled may panic over a disk that fails.
+                catch_unwind(AssertUnwindSafe(|| self.commit(&changes)))
+                    .unwrap_or_else(|_| Err(StateError::new("the database panicked")))
             };
             match result {
                 Ok(()) => {
@@ -175,7 +205,10 @@ impl Commits {
                 Err(error) => {
                     self.stats.state_errors_total.one();
                     tracing::warn!(%error, "the broker's state is not durable, trying again");
-                    self.db = None;
+                    let db = self.db.take();
+                    let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
+                    // Of these nobody knows how many pieces are on the disk.
+                    self.long.extend(changes.keys().cloned());
                     give_up_on_old(&mut waiters, self.hold_max, &error);
                     put_back(shared, changes, waiters);
                     if closed {
@@ -201,9 +234,8 @@ impl Commits {
             self.add(&db, &mut batch, key, value.as_deref())?;
         }
         let syncs = durable::syncs_total();
-        db.apply_batch(batch)
-            .map_err(|e| StateError(e.to_string()))?;
-        durable::flush(&db, Some(syncs)).map_err(|e| StateError(e.to_string()))?;
+        db.apply_batch(batch)?;
+        durable::flush(&db, Some(syncs)).map_err(|e| StateError::new(e.to_string()))?;
         no_blobs(&self.dir)
     }
 
@@ -217,7 +249,7 @@ impl Commits {
     ) -> Result<(), StateError> {
         if self.long.remove(key) {
             for entry in db.scan_prefix(piece_prefix(key)).keys() {
-                batch.remove(entry.map_err(|e| StateError(e.to_string()))?);
+                batch.remove(entry?);
             }
         }
         let Some(value) = value else {
@@ -283,7 +315,7 @@ fn piece_key(key: &[u8], number: u16) -> Vec<u8> {
 /// sled opens what is damaged with a panic, so that is caught here.
 fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
     let dir = dir.to_owned();
-    std::panic::catch_unwind(move || {
+    catch_unwind(move || {
         sled::Config::new()
             .path(dir)
             .segment_size(SEGMENT_BYTES)
@@ -291,34 +323,86 @@ fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
             .flush_every_ms(None)
             .open()
     })
-    .map_err(|_| StateError("the database is damaged".to_owned()))?
-    .map_err(|e| StateError(e.to_string()))
+    .map_err(|_| StateError::new("the database is damaged"))?
+    .map_err(StateError::from)
 }
 
 fn no_blobs(dir: &Path) -> Result<(), StateError> {
     let has_some = std::fs::read_dir(dir.join("blobs")).is_ok_and(|mut d| d.next().is_some());
     if has_some {
-        return Err(StateError(
-            "a value went to a file that is not synced".to_owned(),
-        ));
+        return Err(StateError::new("a value went to a file that is not synced"));
     }
     Ok(())
 }
 
-fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(sled::Db, Found), StateError> {
-    let first = open_db(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
+/// sled gives its lock back a moment after its handle is dropped: that is no damage.
+fn open_when_unlocked(dir: &Path) -> Result<sled::Db, StateError> {
+    let until = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match open_db(dir) {
+            Err(error)
+                if error.reason.contains("could not acquire lock") && Instant::now() < until =>
+            {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
+}
+
+/// The database, where the disk lets it be opened, and what is in it.
+fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(Option<sled::Db>, Found), StateError> {
+    let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
     let error = match first {
         Ok((db, found)) => {
             sync_new(dir);
-            return Ok((db, found));
+            return Ok((Some(db), found));
         }
         Err(error) => error,
     };
+    if error.disk {
+        tracing::warn!(%error, "the state is read from a copy; the database is opened once the disk takes it");
+        return Ok((None, read_copy(dir)));
+    }
     let aside = set_aside(dir, quarantine);
     tracing::error!(%error, aside = ?aside, "sessions and retained messages are lost: the state was damaged");
-    let db = open_db(dir)?;
-    sync_new(dir);
-    Ok((db, Vec::new()))
+    match open_db(dir) {
+        Ok(db) => {
+            sync_new(dir);
+            Ok((Some(db), Vec::new()))
+        }
+        Err(error) if error.disk => Ok((None, Vec::new())),
+        Err(error) => Err(error),
+    }
+}
+
+/// What is in a database that cannot be opened where it is, since sled writes when it opens: a full disk. The copy is
+/// in memory, and goes again.
+fn read_copy(dir: &Path) -> Found {
+    let copy = Path::new(IN_MEMORY).join(format!("edge-relay-state-{}", std::process::id()));
+    let found = copy_files(dir, &copy)
+        .map_err(|e| StateError::new(e.to_string()))
+        .and_then(|()| open_db(&copy))
+        .and_then(|db| read_all(&db));
+    let _ = std::fs::remove_dir_all(&copy);
+    found.unwrap_or_else(|error| {
+        tracing::error!(%error, "sessions and retained messages are unknown until the next start");
+        Vec::new()
+    })
+}
+
+fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_files(&entry.path(), &target)?;
+        } else {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 /// The names of a new database must survive a power cut too.
@@ -351,10 +435,10 @@ fn read_all(db: &sled::Db) -> Result<Found, StateError> {
     let read = || {
         let mut found: Found = Vec::new();
         for entry in db.iter() {
-            let (piece, value) = entry.map_err(|e| StateError(e.to_string()))?;
+            let (piece, value) = entry?;
             let key = piece
                 .get(4..piece.len().saturating_sub(2))
-                .ok_or_else(|| StateError("a key is too short".to_owned()))?;
+                .ok_or_else(|| StateError::new("a key is too short"))?;
             match found.last_mut() {
                 Some((last, whole)) if last == key => whole.extend_from_slice(&value),
                 _ => found.push((key.to_vec(), value.to_vec())),
@@ -362,8 +446,7 @@ fn read_all(db: &sled::Db) -> Result<Found, StateError> {
         }
         Ok(found)
     };
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(read))
-        .map_err(|_| StateError("the database is damaged".to_owned()))?
+    catch_unwind(AssertUnwindSafe(read)).map_err(|_| StateError::new("the database is damaged"))?
 }
 
 #[cfg(test)]

@@ -288,7 +288,7 @@ impl Default for Backlog {
             disk_free_min: Size::mib(256),
             alarm_at: 0.8,
             keep_forwarded: Span::seconds(7 * 86_400),
-            segment_bytes: Size::mib(16),
+            segment_bytes: Size::mib(8),
             commit_delay: Span::seconds(0),
             queue_bytes_max: Size::mib(4),
             hold_max: Span::seconds(10),

@@ -425,3 +425,17 @@ fn a_number_that_no_integer_holds_is_the_only_complaint() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].2.contains("too large"), "{found:?}");
 }
+
+/// The store keeps no reading over 15 MiB: a packet that could hold one would be refused for ever.
+#[test]
+fn a_packet_limit_over_what_the_store_keeps_is_refused() {
+    let with = |limit: &str| {
+        local(&format!(
+            "mqtt.packet_bytes_max = \"{limit}\"\nbacklog.queue_bytes_max = \"32 MiB\"\n"
+        ))
+    };
+    at("broker.toml", &with("15 MiB"), &[]).unwrap();
+    let (key, line, reason) = problem(&with("16 MiB"));
+    assert_eq!((key.as_str(), line), ("mqtt.packet_bytes_max", Some(3)));
+    assert!(reason.contains("15 MiB"), "{reason}");
+}

@@ -259,6 +259,7 @@ impl Stage {
         self.view.tell("--- the day is over: edge-relay drain");
         let drained = self.relay.drain().await?;
         self.draw(pace).await;
+        self.view.keep();
         let how = if drained {
             "has done its work"
         } else {

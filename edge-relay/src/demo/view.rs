@@ -63,6 +63,11 @@ impl View {
         let _ = stdout().flush();
     }
 
+    /// Leaves what is drawn where it stands.
+    pub(super) fn keep(&mut self) {
+        self.drawn = false;
+    }
+
     fn erase(&mut self) {
         if std::mem::take(&mut self.drawn) {
             print!("\x1b[{PANEL_LINES}A\x1b[J");

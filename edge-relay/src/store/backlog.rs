@@ -141,7 +141,32 @@ fn read(
         }
     }
     batch.next = Some(Sequence(at));
+    hold_back_unknown(shared, epoch, &mut batch)?;
     Ok(batch)
+}
+
+/// Nothing leaves this box before marks on stable storage know of its sequence: else damage could have the sequence
+/// given out again (`reached.rs`). One sync for all that came since the last one.
+fn hold_back_unknown(
+    shared: &Shared,
+    epoch: Epoch,
+    batch: &mut ReadBatch,
+) -> Result<(), BacklogError> {
+    let last = batch.readings.last().map_or(0, |r| r.sequence.0);
+    if last < shared.unknown_from(epoch) {
+        return Ok(());
+    }
+    shared.write_marks(true);
+    let unknown_from = shared.unknown_from(epoch);
+    if last < unknown_from {
+        return Ok(());
+    }
+    batch.readings.retain(|r| r.sequence.0 < unknown_from);
+    if batch.readings.is_empty() {
+        return Err(storage("the marks cannot be put on stable storage"));
+    }
+    batch.next = Some(Sequence(unknown_from));
+    Ok(())
 }
 
 /// The readings of `page` from `at` on that `mark` has not passed.

@@ -17,6 +17,7 @@ use super::envelope::EnvelopeError;
 use super::frame::{self, Pending, READING_BYTES_MAX};
 use super::health::StoreHealth;
 use super::index::Live;
+use super::quarantine;
 use super::queue::{Job, Work};
 use super::repeat::Recent;
 use super::segment::{Medium, Meta, SegmentName};
@@ -29,6 +30,13 @@ const COMMIT_BYTES_MAX: usize = 1024 * 1024;
 
 /// Waits between attempts after a failure: from the first, doubled up to the last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// A store that was full takes readings again only with this share of `bytes_max` free (one in so many), and with
+/// [`FREE_AGAIN_BYTES_MAX`] or a segment more than the least on the disk: else it would be full again at once.
+const QUOTA_FREE_AGAIN: u64 = 20;
+
+/// See [`QUOTA_FREE_AGAIN`].
+const FREE_AGAIN_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How often an unwell store looks whether it is well again while nothing comes.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
@@ -50,6 +58,16 @@ impl CommitError {
             Self::Full(_) => AppendError::Quota,
             Self::Disk(e) => AppendError::Disk(e.to_string()),
             Self::Encode(e) => AppendError::Disk(e.to_string()),
+        }
+    }
+
+    /// Whether the disk has no space left.
+    fn is_full(&self) -> bool {
+        match self {
+            Self::Disk(
+                DurableError::Io { source, .. } | DurableError::Flush(sled::Error::Io(source)),
+            ) => source.kind() == std::io::ErrorKind::StorageFull,
+            _ => false,
         }
     }
 }
@@ -125,6 +143,8 @@ pub(super) struct Committer {
     recent: Recent,
     /// Until when a probe of an unwell store waits.
     backoff: Duration,
+    /// The size of the batch that did not fit, in bytes: what must fit before the store is well again.
+    refused_bytes: u64,
 }
 
 impl Committer {
@@ -135,14 +155,15 @@ impl Committer {
             medium,
             recent,
             backoff: BACKOFF.0,
+            refused_bytes: 0,
         }
     }
 
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
         // A disk that is full at the start is known before the first reading comes.
-        match self.room_for(0) {
-            Ok(()) => self.shared.assess(),
+        match self.room_for(0, true) {
+            Ok(()) => self.shared.recovered(),
             Err(error) => self.failed(&error),
         }
         loop {
@@ -179,6 +200,7 @@ impl Committer {
                 }
                 Err(error) => error,
             };
+            self.refused_bytes = batch.bytes;
             self.failed(&error);
             let hold_max = if self.shared.queue.is_closing() {
                 Duration::ZERO
@@ -194,7 +216,7 @@ impl Committer {
     }
 
     fn commit(&mut self, batch: &mut Batch) -> Result<(Epoch, u64), CommitError> {
-        self.room_for(batch.bytes)?;
+        self.room_for(batch.bytes, !self.shared.health.is_well())?;
         let (live, first, salt) = self.live_segment()?;
         for (sequence, pending) in (first..).zip(&mut batch.readings) {
             pending.repeat_of = self.recent.take(&pending.reading, sequence);
@@ -209,6 +231,8 @@ impl Committer {
         match result {
             Ok(frames) => {
                 self.shared.index.lock().appended(&frames);
+                let next = first + batch.readings.len() as u64;
+                self.shared.reached.lock().note(epoch, next);
                 Ok((epoch, first))
             }
             Err(error) => {
@@ -256,14 +280,25 @@ impl Committer {
         Ok((live, next, meta.salt))
     }
 
-    /// Whether `bytes` more may be kept; makes room where forwarded segments take it.
-    fn room_for(&self, bytes: u64) -> Result<(), CommitError> {
+    /// Whether `bytes` more may be kept; makes room where forwarded segments take it. `again`: whether there is so
+    /// much room that a store which was full is not so again with the next batch.
+    fn room_for(&self, bytes: u64, again: bool) -> Result<(), CommitError> {
         let (bytes_max, free_min) = {
             let settings = self.shared.settings.read();
-            (settings.bytes_max, settings.disk_free_min)
+            let room = settings.segment_bytes.min(FREE_AGAIN_BYTES_MAX);
+            let room = if again { room + self.refused_bytes } else { 0 };
+            (
+                settings.bytes_max,
+                settings.disk_free_min.saturating_add(room),
+            )
         };
+        let mut room = bytes;
+        if again {
+            let refused = self.refused_bytes.min(bytes_max / 2);
+            room = room.max(refused).max(bytes_max / QUOTA_FREE_AGAIN);
+        }
         let (_, waiting) = self.shared.waiting();
-        if waiting.saturating_add(bytes) > bytes_max {
+        if waiting.saturating_add(room) > bytes_max {
             return Err(CommitError::Full(format!(
                 "{waiting} bytes wait, bytes_max is {bytes_max}"
             )));
@@ -275,9 +310,11 @@ impl Committer {
             if free >= free_min.saturating_add(bytes) {
                 return Ok(());
             }
-            if !self.shared.remove_oldest_done() {
+            if !self.shared.remove_oldest_done()
+                && !quarantine::remove_oldest(&self.shared.data_dir)
+            {
                 return Err(CommitError::Full(format!(
-                    "{free} bytes are free on the disk, disk_free_min is {free_min}"
+                    "{free} bytes are free on the disk, {free_min} are needed"
                 )));
             }
         }
@@ -293,7 +330,9 @@ impl Committer {
             CommitError::Disk(_) | CommitError::Encode(_) => {
                 self.end_segment();
                 // Forwarded segments are the first to go when the disk is full.
-                self.shared.remove_oldest_done();
+                if !self.shared.remove_oldest_done() && error.is_full() {
+                    quarantine::remove_oldest(&self.shared.data_dir);
+                }
                 self.shared.health.set(StoreHealth::Failing {
                     error: error.to_string(),
                 });
@@ -302,7 +341,8 @@ impl Committer {
     }
 
     fn after_commit(&mut self) {
-        self.shared.assess();
+        self.refused_bytes = 0;
+        self.shared.recovered();
         let segment_bytes = self.shared.settings.read().segment_bytes;
         let full = {
             let index = self.shared.index.lock();
@@ -342,10 +382,13 @@ impl Committer {
             return;
         }
         let result = self
-            .room_for(0)
+            .room_for(0, true)
             .and_then(|()| self.live_segment().map(|_| ()));
         match result {
-            Ok(()) => self.shared.assess(),
+            Ok(()) => {
+                self.refused_bytes = 0;
+                self.shared.recovered();
+            }
             Err(error) => self.failed(&error),
         }
     }

@@ -58,20 +58,29 @@ impl Default for Health {
 }
 
 impl Health {
-    /// Sets it; the one place where a transition is logged.
+    /// Sets it.
     pub(super) fn set(&self, health: StoreHealth) {
-        {
+        self.change(health, true);
+    }
+
+    /// Sets it where readings are taken anyway: only the commit thread finds out that an unwell store is well again.
+    pub(super) fn set_while_well(&self, health: StoreHealth) {
+        self.change(health, false);
+    }
+
+    /// The one place where a transition is logged.
+    fn change(&self, health: StoreHealth, also_unwell: bool) {
+        self.state.send_if_modified(|now| {
+            if *now == health || !(also_unwell || now.takes_readings()) {
+                return false;
+            }
             let mut since = self.unwell_since.lock();
             if health.takes_readings() {
                 *since = None;
             } else if since.is_none() {
                 *since = Some(Instant::now());
             }
-        }
-        self.state.send_if_modified(|now| {
-            if *now == health {
-                return false;
-            }
+            drop(since);
             let same_kind = std::mem::discriminant(now) == std::mem::discriminant(&health);
             match &health {
                 _ if same_kind => {}

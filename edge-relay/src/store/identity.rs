@@ -39,6 +39,10 @@ pub(super) struct EpochRecord {
     pub(super) salt: u32,
     /// Why it began.
     pub(super) began: EpochReason,
+    /// From which sequence on nobody knows whether readings were lost: set when it is over and its end could not
+    /// be proved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tail_unknown_from: Option<u64>,
 }
 
 impl EpochRecord {
@@ -49,6 +53,7 @@ impl EpochRecord {
             village,
             salt: rand::random(),
             began,
+            tail_unknown_from: None,
         }
     }
 }

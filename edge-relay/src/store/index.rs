@@ -3,7 +3,7 @@
 //!
 //! Memory: some hundred bytes a segment, and a bounded number of ranges an epoch; nothing a reading.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -18,6 +18,9 @@ use super::sequences::SequenceSet;
 
 /// More ranges than this are not kept beyond a mark: the highest are forgotten, and sent again.
 const RANGES_MAX: usize = 4096;
+
+/// So many epochs of which nothing is left are remembered for what was lost of them.
+const LOSSES_KEPT: usize = 16;
 
 /// The frames committed last are kept in memory up to so many bytes, for the bridge to read.
 const TAIL_BYTES_MAX: usize = 1024 * 1024;
@@ -57,6 +60,8 @@ pub(super) struct Segment {
     pub(super) need: Need,
     /// Whether something in it was found damaged: it is then kept aside instead of removed.
     pub(super) damaged: bool,
+    /// Whether all was done that can be to keep a copy of a damaged one aside.
+    pub(super) aside: bool,
 }
 
 /// One epoch.
@@ -78,6 +83,8 @@ pub(super) struct EpochIndex {
     pub(super) stored: SequenceSet,
     /// What was lost.
     pub(super) lost: SequenceSet,
+    /// From where on nobody knows whether readings were lost: its end could not be proved.
+    pub(super) tail_unknown_from: Option<u64>,
     waiting_bytes: u64,
 }
 
@@ -93,6 +100,7 @@ impl EpochIndex {
             forwarded: SequenceSet::default(),
             stored: SequenceSet::default(),
             lost: SequenceSet::default(),
+            tail_unknown_from: None,
             waiting_bytes: 0,
         }
     }
@@ -281,6 +289,25 @@ impl Index {
             .ok_or(BacklogError::UnknownEpoch(epoch))
     }
 
+    /// Forgets epochs of the past with nothing left in them, but for the newest that tell of losses; returns which
+    /// are kept.
+    pub(super) fn forget_empty(&mut self) -> BTreeSet<Epoch> {
+        let current = self.epochs.last().map(|e| e.epoch);
+        let mut kept: BTreeSet<Epoch> = self.refused.keys().map(|(e, _)| *e).collect();
+        let mut losses_left = LOSSES_KEPT;
+        for epoch in self.epochs.iter().rev() {
+            let tells = epoch.lost.count() > 0 || epoch.tail_unknown_from.is_some();
+            if Some(epoch.epoch) == current || !epoch.segments.is_empty() {
+                kept.insert(epoch.epoch);
+            } else if tells && losses_left > 0 {
+                losses_left -= 1;
+                kept.insert(epoch.epoch);
+            }
+        }
+        self.epochs.retain(|e| kept.contains(&e.epoch));
+        self.epochs.iter().map(|e| e.epoch).collect()
+    }
+
     /// Begins to write a segment.
     pub(super) fn begin_segment(&mut self, live: Live) {
         if let Ok(epoch) = self.epoch_mut(live.name.epoch) {
@@ -291,6 +318,7 @@ impl Index {
                 phase: Phase::Live,
                 need: Need::Waiting,
                 damaged: false,
+                aside: false,
             };
             epoch.segments.insert(live.name.first, segment);
         }

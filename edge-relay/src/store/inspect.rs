@@ -70,6 +70,9 @@ pub struct EpochStats {
     pub stored: u64,
     /// What was lost to damage.
     pub lost: Vec<SequenceRange>,
+    /// From which sequence on nobody knows whether there were readings that were lost: the epoch is over, since its
+    /// end was damaged.
+    pub tail_unknown_from: Option<Sequence>,
 }
 
 /// One segment.
@@ -145,6 +148,7 @@ impl Store {
                 forwarded: e.forwarded.count(),
                 stored: e.stored.count(),
                 lost: e.lost.ranges().collect(),
+                tail_unknown_from: e.tail_unknown_from.map(Sequence),
             })
             .collect();
         let current = index.epochs.last();
@@ -224,7 +228,8 @@ impl Store {
         Ok(found)
     }
 
-    /// Reads every frame of every closed segment and checks it. Changes nothing.
+    /// Reads every frame of every closed segment and checks it. Changes no reading and no mark; of what is damaged a
+    /// copy is kept aside.
     pub fn verify(&self) -> Vec<Verified> {
         let closed: Vec<SegmentInfo> = self
             .segments()

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::index::{Need, Phase};
+use super::index::{Need, Phase, Segment};
 use super::segment::SegmentName;
 use super::shared::Shared;
 
@@ -48,10 +48,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         }
         shared.write_marks(sync);
         seal_all(shared);
+        keep_aside(shared);
         let_go(shared);
-        if shared.health.is_well() {
-            shared.assess();
-        }
+        shared.assess();
         if closing {
             return;
         }
@@ -69,9 +68,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 /// In idle time: looks through one closed segment that was not looked at since the start. Damage is
-/// reported here and its segment kept aside later; what it costs is named when the drain gets there.
+/// reported here and a copy of the segment kept aside; what it costs is named when the drain gets there.
 fn verify_next(shared: &Shared, verified: &mut BTreeSet<SegmentName>) {
-    let closed = segments_where(shared, |_, phase| phase == Phase::Closed);
+    let closed = segments_where(shared, |s| s.phase == Phase::Closed);
     verified.retain(|name| closed.contains(name));
     let Some(name) = closed.into_iter().find(|n| !verified.contains(n)) else {
         return;
@@ -81,11 +80,6 @@ fn verify_next(shared: &Shared, verified: &mut BTreeSet<SegmentName>) {
         Ok(missing) if missing.is_empty() => {}
         Ok(missing) => {
             tracing::error!(segment = %name.dir_name(), ?missing, "readings are damaged");
-            if let Ok(epoch) = shared.index.lock().epoch_mut(name.epoch)
-                && let Some(segment) = epoch.segments.get_mut(&name.first)
-            {
-                segment.damaged = true;
-            }
         }
         Err(error) => {
             tracing::warn!(%error, segment = %name.dir_name(), "cannot be verified");
@@ -103,10 +97,18 @@ fn wait(shared: &Shared, patience: Duration) -> (bool, bool) {
 
 /// Makes the sidecars that are missing.
 pub(super) fn seal_all(shared: &Shared) {
-    for name in segments_where(shared, |_, phase| phase == Phase::Unsealed) {
+    for name in segments_where(shared, |s| s.phase == Phase::Unsealed) {
         if let Err(error) = shared.seal(name) {
             tracing::warn!(%error, "a segment has no sidecar yet");
         }
+    }
+}
+
+/// Keeps copies of damaged segments aside.
+fn keep_aside(shared: &Shared) {
+    let damaged = segments_where(shared, |s| s.damaged && !s.aside && s.phase != Phase::Live);
+    for name in damaged {
+        shared.keep_aside(name);
     }
 }
 
@@ -124,8 +126,8 @@ fn let_go(shared: &Shared) {
             .map(|(now, since)| now.saturating_sub(since));
         keep.is_zero() || age.is_some_and(|age| age >= keep_ms)
     };
-    let gone = segments_where(shared, |need, phase| {
-        phase != Phase::Live && matches!(need, Need::Done(since) if over(since))
+    let gone = segments_where(shared, |s| {
+        s.phase != Phase::Live && matches!(s.need, Need::Done(since) if over(since))
     });
     for name in gone {
         shared.remove_segment(name);
@@ -146,7 +148,7 @@ fn stamp_done(shared: &Shared, now_ms: i64) {
     index.dirty |= stamped;
 }
 
-fn segments_where(shared: &Shared, wanted: impl Fn(Need, Phase) -> bool) -> Vec<SegmentName> {
+fn segments_where(shared: &Shared, wanted: impl Fn(&Segment) -> bool) -> Vec<SegmentName> {
     let index = shared.index.lock();
     let all = index.epochs.iter().flat_map(|e| {
         e.segments.iter().map(|(first, s)| {
@@ -154,10 +156,10 @@ fn segments_where(shared: &Shared, wanted: impl Fn(Need, Phase) -> bool) -> Vec<
                 epoch: e.epoch,
                 first: *first,
             };
-            (name, s.need, s.phase)
+            (name, s)
         })
     });
-    all.filter(|(_, need, phase)| wanted(*need, *phase))
-        .map(|(name, _, _)| name)
+    all.filter(|(_, segment)| wanted(segment))
+        .map(|(name, _)| name)
         .collect()
 }

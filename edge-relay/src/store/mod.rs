@@ -7,13 +7,14 @@
 //!   lock                      held by the process that has the store; the pid in it
 //!   identity                  machine, epochs, their villages and salts (checksum, JSON)
 //!   marks.a  marks.b          how far each epoch has come, in turn (`marks.rs`)
+//!   reached                   the last sequence that was committed, exact after a kill (`reached.rs`)
 //!   backlog/
 //!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading (`segment.rs`)
 //!       db  conf  blobs/      sled, written once; blobs stays empty
 //!       meta                  epoch, village, salt (JSON)
 //!       closed                the sidecar, once it takes no more: where each frame lies
 //!   refused/                  readings that the hub never takes, one file each (`refused.rs`)
-//!   quarantine/               what was damaged, kept aside
+//!   quarantine/               what was damaged, kept aside (`quarantine.rs`)
 //! ```
 //!
 //! A segment's values are frames of many readings (`frame.rs`), each in an envelope with version and
@@ -22,8 +23,9 @@
 //! # Invariants
 //!
 //! - A reading is acknowledged only after its frame was synced (`commit.rs`).
-//! - Sequences of an epoch have no holes, and none is given to two readings that were acknowledged: a segment ends
-//!   where the name of the next one begins, and an epoch whose end is not proved is never continued (`salvage.rs`).
+//! - Sequences of an epoch have no holes, and none leaves this box with two readings: a segment ends where the name of
+//!   the next one begins, an epoch whose end is not proved is never continued (`salvage.rs`), and the bridge gets
+//!   only what synced marks know of (`reached.rs`).
 //! - A segment is removed only when the confirming mark has passed all of it, and after that mark was synced.
 //! - sled never opens a segment that exists: reading goes through the frames in the file (`carve.rs`, `reader.rs`).
 //!
@@ -46,7 +48,9 @@ mod keeper;
 mod lock;
 mod marks;
 mod open;
+mod quarantine;
 mod queue;
+mod reached;
 mod reader;
 mod refused;
 mod repeat;
@@ -85,7 +89,7 @@ use shared::Shared;
 /// What the store is told; the quotas can change while it runs ([`Store::apply`]).
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// `data_dir`. The store owns `backlog/`, `refused/`, `quarantine/`, `lock`, `marks` and `identity` in it.
+    /// `data_dir`. The store owns `backlog/`, `refused/`, `quarantine/`, `lock`, `marks`, `reached` and `identity` in it.
     pub data_dir: PathBuf,
     /// The village that new readings belong to.
     pub village: VillageId,
@@ -287,9 +291,7 @@ impl Store {
         for epoch in &mut shared.index.lock().epochs {
             epoch.recount_all(settings.confirm);
         }
-        if shared.health.is_well() {
-            shared.assess();
-        }
+        shared.assess();
         shared.wake_keeper();
     }
 

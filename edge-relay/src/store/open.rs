@@ -3,7 +3,7 @@
 //! Only three things keep a store from opening: another process on the same directory, no permission, and
 //! a flush that does not reach the disk. The cost is one small file a segment, and reading the last segment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,14 @@ use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
 use super::lock::DirLock;
 use super::marks::{self, MarksFile, MarksV1};
+use super::quarantine;
 use super::queue::Queue;
+use super::reached::Reached;
 use super::reader::{Reader, SegmentFile};
 use super::refused::{RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
 use super::segment::{self, Meta, SegmentName};
-use super::shared::{KeeperState, Marks, Shared, put_aside};
+use super::shared::{KeeperState, Marks, Shared};
 use crate::durable::DurableError;
 
 /// Why a store cannot be opened.
@@ -102,7 +104,8 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     };
     let (marks_file, marks) = MarksFile::open(&data_dir);
     let refused_dir = RefusedDir::open(&data_dir);
-    let (index, identity) = opening.index(marks, &refused_dir);
+    let (reached_file, reached) = Reached::open(&data_dir);
+    let (index, identity) = opening.index(marks, reached, &refused_dir);
     let recent = opening.recent(&index);
     let mut report = opening.report;
     report.waiting_readings = index.waiting(settings.confirm).0;
@@ -123,7 +126,10 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
             file: marks_file,
             written: None,
             unsynced: true,
+            written_next: None,
+            synced_next: None,
         }),
+        reached: Mutex::new(reached_file),
         identity: Mutex::new(identity),
         health: Health::default(),
         appended: tokio::sync::watch::channel(0).0,
@@ -176,7 +182,12 @@ pub(super) struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn index(&mut self, marks: marks::Found, refused_dir: &RefusedDir) -> (Index, Identity) {
+    fn index(
+        &mut self,
+        marks: marks::Found,
+        reached: Option<(Epoch, u64)>,
+        refused_dir: &RefusedDir,
+    ) -> (Index, Identity) {
         let (found_identity, identity_lost) = match Identity::read(&self.data_dir) {
             identity::Found::Identity(found) => (Some(found), false),
             identity::Found::Nothing => (None, false),
@@ -199,12 +210,16 @@ impl Opening<'_> {
         for record in &identity.epochs {
             let own = names.get(&record.epoch).cloned().unwrap_or_default();
             let own_marks = marks.epochs.iter().find(|m| m.epoch == record.epoch.0);
+            let mut own_marks = own_marks.cloned().unwrap_or_default();
+            if let Some((_, next)) = reached.filter(|(e, _)| *e == record.epoch) {
+                own_marks.next = own_marks.next.max(next);
+            }
             let retried: Vec<u64> = refused
                 .iter()
                 .filter(|r| r.retried && r.epoch == record.epoch.0)
                 .map(|r| r.sequence)
                 .collect();
-            let (epoch, proved) = self.epoch(record, &own, own_marks, &retried);
+            let (epoch, proved) = self.epoch(record, &own, &own_marks, &retried);
             tail_proved = proved;
             index.epochs.push(epoch);
         }
@@ -216,6 +231,9 @@ impl Opening<'_> {
             None => Some(EpochReason::NewStore),
             Some(found) => self.reason(found, marks_lost, tail_proved),
         };
+        if !tail_proved || marks_lost {
+            Self::leave_open(&mut index, &mut identity);
+        }
         if let Some(reason) = reason {
             let record = loop {
                 let record = EpochRecord::draw(self.settings.village.clone(), reason);
@@ -228,7 +246,8 @@ impl Opening<'_> {
             identity.epochs.push(record);
             self.report.began = Some(reason);
         }
-        Self::forget_empty(&mut index, &mut identity);
+        let kept = index.forget_empty();
+        identity.epochs.retain(|e| kept.contains(&e.epoch));
         identity.machine_id.clone_from(&self.settings.machine_id);
         if found_identity.as_ref() != Some(&identity)
             && let Err(error) = identity.write(&self.data_dir)
@@ -254,15 +273,16 @@ impl Opening<'_> {
         }
     }
 
-    /// Epochs of the past with nothing left in them.
-    fn forget_empty(index: &mut Index, identity: &mut Identity) {
-        let current = index.epochs.last().map(|e| e.epoch);
-        let refused: BTreeSet<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
-        index.epochs.retain(|e| {
-            Some(e.epoch) == current || !e.segments.is_empty() || refused.contains(&e.epoch)
-        });
-        let kept: BTreeSet<Epoch> = index.epochs.iter().map(|e| e.epoch).collect();
-        identity.epochs.retain(|e| kept.contains(&e.epoch));
+    /// Names the end of the last epoch, which a new one follows, as unknown.
+    fn leave_open(index: &mut Index, identity: &mut Identity) {
+        if let (Some(epoch), Some(record)) = (index.epochs.last_mut(), identity.epochs.last_mut())
+            && epoch.epoch == record.epoch
+        {
+            let from = epoch.next;
+            tracing::error!(epoch = %epoch.epoch, from, "readings from here on may be lost: the end cannot be proved");
+            epoch.tail_unknown_from = Some(from);
+            record.tail_unknown_from = Some(from);
+        }
     }
 
     fn segment_names(&mut self) -> BTreeMap<Epoch, Vec<SegmentName>> {
@@ -281,7 +301,7 @@ impl Opening<'_> {
     }
 
     pub(super) fn put_aside(&mut self, path: &Path) {
-        match put_aside(&self.data_dir, path) {
+        match quarantine::put_aside(&self.data_dir, path) {
             Ok(()) => self.report.quarantined.push(path.to_owned()),
             Err(error) => tracing::warn!(%error, path = %path.display(), "not put aside"),
         }
@@ -307,6 +327,7 @@ impl Opening<'_> {
                         village: meta.village,
                         salt: meta.salt,
                         began: EpochReason::IdentityLost,
+                        tail_unknown_from: None,
                     };
                     identity.epochs.insert(0, record);
                 }

@@ -35,18 +35,18 @@ impl Opening<'_> {
         &mut self,
         record: &EpochRecord,
         names: &[SegmentName],
-        marks: Option<&EpochMarksV1>,
+        marks: &EpochMarksV1,
         retried: &[u64],
     ) -> (EpochIndex, bool) {
         let mut epoch = EpochIndex::new(record.epoch, record.village.clone(), record.salt);
-        let marks = marks.cloned().unwrap_or_default();
+        epoch.tail_unknown_from = record.tail_unknown_from;
         epoch.forwarded = SequenceSet::from_pairs(&marks.forwarded);
         epoch.stored = SequenceSet::from_pairs(&marks.stored);
         epoch.lost = SequenceSet::from_pairs(&marks.lost);
         let mut proved = true;
         let mut next_first = None;
         for name in names.iter().rev() {
-            match self.segment(*name, next_first, record.salt, &marks) {
+            match self.segment(*name, next_first, record.salt, marks) {
                 Loaded::Segment { segment, sound } => {
                     proved &= sound;
                     epoch.segments.insert(name.first, segment);
@@ -106,6 +106,7 @@ impl Opening<'_> {
             phase,
             need: Need::Waiting,
             damaged,
+            aside: false,
         };
         if let Some(sidecar) = Sidecar::read(&dir, name, salt) {
             // A closed segment that ends before the marks is judged with the epoch's end.
@@ -159,6 +160,7 @@ impl Opening<'_> {
                 phase: Phase::Unsealed,
                 need: Need::Waiting,
                 damaged: !whole || carved.broken > 0,
+                aside: false,
             },
             sound: whole && carved.broken == 0 && reached,
         }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +19,9 @@ use super::health::{Health, StoreHealth};
 use super::identity::{EpochRecord, Identity};
 use super::index::{Index, Need, Phase, Source};
 use super::marks::MarksFile;
+use super::quarantine;
 use super::queue::Queue;
+use super::reached::Reached;
 use super::reader::{Found, Page, Reader, SegmentFile, storage};
 use super::refused::RefusedDir;
 use super::segment::{SegmentName, Sidecar};
@@ -29,15 +31,16 @@ use crate::durable;
 /// become a write a reading.
 const MARKS_WRITE_EVERY: Duration = Duration::from_millis(5);
 
-/// At most so many bytes of damaged segments are kept aside.
-const QUARANTINE_BYTES_MAX: u64 = 64 * 1024 * 1024;
-
 /// The marks' file and when it was written.
 pub(super) struct Marks {
     pub(super) file: MarksFile,
     pub(super) written: Option<Instant>,
     /// Written since the last sync.
     pub(super) unsynced: bool,
+    /// The current epoch and its next sequence, as written last.
+    pub(super) written_next: Option<(u32, u64)>,
+    /// The same, as synced last.
+    pub(super) synced_next: Option<(u32, u64)>,
 }
 
 /// What the keeper thread is asked.
@@ -58,6 +61,7 @@ pub(super) struct Shared {
     pub(super) index: Mutex<Index>,
     pub(super) reader: Mutex<Reader>,
     pub(super) marks: Mutex<Marks>,
+    pub(super) reached: Mutex<Reached>,
     pub(super) identity: Mutex<Identity>,
     pub(super) health: Health,
     pub(super) appended: watch::Sender<u64>,
@@ -86,8 +90,17 @@ impl Shared {
         self.appended.send_modify(|n| *n = n.wrapping_add(count));
     }
 
-    /// Sets the health after the disk took something.
+    /// Sets how near the quotas are, where readings are taken.
     pub(super) fn assess(&self) {
+        self.health.set_while_well(self.nearness());
+    }
+
+    /// As [`Shared::assess`], once there is surely room again.
+    pub(super) fn recovered(&self) {
+        self.health.set(self.nearness());
+    }
+
+    fn nearness(&self) -> StoreHealth {
         let (_, waiting_bytes) = self.waiting();
         let settings = self.settings.read();
         let (bytes_max, disk_free_min) = (settings.bytes_max, settings.disk_free_min);
@@ -96,7 +109,7 @@ impl Shared {
         let near = |used: u64, max: u64| used as f64 >= settings.alarm_at * max as f64;
         let alarm = near(waiting_bytes, bytes_max)
             || (disk_free_min > 0 && near(disk_free_min, disk_free_bytes));
-        self.health.set(if alarm {
+        if alarm {
             StoreHealth::Alarm {
                 waiting_bytes,
                 bytes_max,
@@ -105,7 +118,7 @@ impl Shared {
             }
         } else {
             StoreHealth::Ready
-        });
+        }
     }
 
     /// Asks the keeper to look.
@@ -137,13 +150,16 @@ impl Shared {
         let result = (|| {
             if let Some(mut content) = content {
                 content.clean = clean;
+                let next = content.epochs.last().map(|e| (e.epoch, e.next));
                 marks.file.write(content)?;
+                marks.written_next = next;
                 marks.written = Some(Instant::now());
                 marks.unsynced = true;
             }
             if sync && marks.unsynced {
                 marks.file.sync()?;
                 marks.unsynced = false;
+                marks.synced_next = marks.written_next;
             }
             io::Result::Ok(())
         })();
@@ -153,6 +169,17 @@ impl Shared {
             return false;
         }
         true
+    }
+
+    /// The first sequence of `epoch` that may not leave this box, since the marks on stable storage do not know of
+    /// it; of an epoch that is over, none.
+    pub(super) fn unknown_from(&self, epoch: Epoch) -> u64 {
+        let current = self.index.lock().epochs.last().map(|e| e.epoch);
+        if current != Some(epoch) {
+            return u64::MAX;
+        }
+        let synced = self.marks.lock().synced_next;
+        synced.map_or(0, |(e, next)| if e == epoch.0 { next } else { 0 })
     }
 
     /// After a change of marks: writes them now, or leaves it to the keeper if they were just written.
@@ -254,6 +281,7 @@ impl Shared {
             index.dirty = true;
         }
         self.write_marks(true);
+        self.wake_keeper();
         Ok(())
     }
 
@@ -271,9 +299,42 @@ impl Shared {
                 .map_or(name.first, |s| s.end);
             (epoch.salt, end)
         };
-        SegmentFile::open(&self.segment_dir(name), name, end, salt)
+        let missing = SegmentFile::open(&self.segment_dir(name), name, end, salt)
             .and_then(|mut file| file.verify())
-            .map_err(storage)
+            .map_err(storage)?;
+        if !missing.is_empty() {
+            self.found_damaged(name);
+        }
+        Ok(missing)
+    }
+
+    /// Has the keeper keep a copy of the segment aside.
+    fn found_damaged(&self, name: SegmentName) {
+        if let Ok(epoch) = self.index.lock().epoch_mut(name.epoch)
+            && let Some(segment) = epoch.segments.get_mut(&name.first)
+        {
+            segment.damaged = true;
+        }
+        self.wake_keeper();
+    }
+
+    /// Keeps a copy of a damaged segment aside, as it was found, while the segment itself is still read.
+    pub(super) fn keep_aside(&self, name: SegmentName) {
+        let dir = self.segment_dir(name);
+        match quarantine::link_aside(&self.data_dir, &dir) {
+            Ok(true) => {
+                tracing::warn!(segment = %dir.display(), "damaged; a copy is in quarantine/");
+            }
+            Ok(false) => {}
+            Err(error) => {
+                tracing::warn!(%error, segment = %dir.display(), "damaged; put aside when it is done");
+            }
+        }
+        if let Ok(epoch) = self.index.lock().epoch_mut(name.epoch)
+            && let Some(segment) = epoch.segments.get_mut(&name.first)
+        {
+            segment.aside = true;
+        }
     }
 
     /// Makes the sidecar of a segment that takes no more.
@@ -353,8 +414,8 @@ impl Shared {
         reader.close(name);
         drop(reader);
         let dir = self.segment_dir(name);
-        let result = if damaged {
-            put_aside(&self.data_dir, &dir)
+        let result = if damaged && !quarantine::holds(&self.data_dir, &dir) {
+            quarantine::put_aside(&self.data_dir, &dir)
         } else {
             fs::remove_dir_all(&dir)
         };
@@ -369,18 +430,14 @@ impl Shared {
 
     /// Epochs of the past with nothing left in them are forgotten.
     fn forget_empty_epochs(&self) {
-        let kept: Vec<Epoch> = {
+        let kept = {
             let mut index = self.index.lock();
-            let current = index.epochs.last().map(|e| e.epoch);
-            let refused: Vec<Epoch> = index.refused.keys().map(|(e, _)| *e).collect();
             let before = index.epochs.len();
-            index.epochs.retain(|e| {
-                Some(e.epoch) == current || !e.segments.is_empty() || refused.contains(&e.epoch)
-            });
-            if index.epochs.len() == before {
+            let kept = index.forget_empty();
+            if kept.len() == before {
                 return;
             }
-            index.epochs.iter().map(|e| e.epoch).collect()
+            kept
         };
         let mut identity = self.identity.lock();
         let still = |r: &EpochRecord| kept.contains(&r.epoch);
@@ -412,42 +469,4 @@ impl Shared {
 fn holds(page: &Page, sequence: u64) -> bool {
     page.first().is_some_and(|r| r.sequence.0 <= sequence)
         && page.last().is_some_and(|r| sequence <= r.sequence.0)
-}
-
-/// Moves a damaged file or directory to `quarantine/`; the oldest there go when it grows too large.
-pub(super) fn put_aside(data_dir: &Path, path: &Path) -> io::Result<()> {
-    let quarantine = data_dir.join("quarantine");
-    fs::create_dir_all(&quarantine)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let target = (0..1000_u32)
-        .map(|n| quarantine.join(format!("{name}.{n}")))
-        .find(|t| !t.exists())
-        .ok_or_else(|| io::Error::other("quarantine is full of this name"))?;
-    fs::rename(path, &target)?;
-    durable::sync_dir(&quarantine).map_err(io::Error::other)?;
-    let mut kept: Vec<_> = fs::read_dir(&quarantine)?
-        .flatten()
-        .filter_map(|e| Some((e.metadata().ok()?.modified().ok()?, e.path())))
-        .collect();
-    kept.sort();
-    let mut total: u64 = kept.iter().map(|(_, p)| size_of_tree(p)).sum();
-    for (_, oldest) in kept {
-        if total <= QUARANTINE_BYTES_MAX || oldest == target {
-            break;
-        }
-        total = total.saturating_sub(size_of_tree(&oldest));
-        let _ = fs::remove_dir_all(&oldest).or_else(|_| fs::remove_file(&oldest));
-    }
-    Ok(())
-}
-
-fn size_of_tree(path: &Path) -> u64 {
-    let Ok(metadata) = fs::metadata(path) else {
-        return 0;
-    };
-    if !metadata.is_dir() {
-        return metadata.len();
-    }
-    let entries = fs::read_dir(path).into_iter().flatten().flatten();
-    entries.map(|e| size_of_tree(&e.path())).sum()
 }

@@ -21,7 +21,7 @@ pub(super) struct RunningDrain {
     target: Vec<(Epoch, Sequence)>,
     until: Option<UnixMillis>,
     record: watch::Sender<DrainRecord>,
-    /// Readings and bytes that were forwarded before the drain began.
+    /// Readings and bytes that were forwarded and confirmed before the drain began.
     counted_before: (u64, u64),
 }
 
@@ -42,8 +42,18 @@ impl Bridge {
         until: Option<UnixMillis>,
     ) -> DrainJob {
         if let Some(drain) = &self.drain {
-            return DrainJob::new(drain.record.subscribe(), true);
+            let job = DrainJob::new(drain.record.subscribe(), true);
+            self.step(Event::Hurry);
+            return job;
         }
+        // Before the backlog is asked: what it says waits is then counted once the hub has it.
+        let counted_before = self.parts.board.update(|board| {
+            let (counters, (readings, bytes)) = (&board.counters, board.unconfirmed);
+            (
+                counters.forwarded_readings.saturating_sub(readings),
+                counters.forwarded_bytes.saturating_sub(bytes),
+            )
+        });
         // A store that cannot say leaves the target empty: what the next drain finds is its own.
         let epochs = self.epochs().await.unwrap_or_default();
         let waiting = epochs.iter().map(waiting_in).sum();
@@ -66,10 +76,6 @@ impl Bridge {
         self.parts
             .board
             .update(|board| board.drain = Some(record.clone()));
-        let counted_before = self.parts.board.update(|board| {
-            let counters = &board.counters;
-            (counters.forwarded_readings, counters.forwarded_bytes)
-        });
         let (record, job) = watch::channel(record);
         self.drain = Some(RunningDrain {
             attempts: Attempts::begin(self.now()),

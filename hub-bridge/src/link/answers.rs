@@ -31,11 +31,13 @@ impl Link {
         // Counted before it is confirmed, so that the record of a drain that ends then is whole.
         let progress_at = self.parts.clock.monotonic();
         let (readings, bytes) = self.moved_counts;
+        let unconfirmed = self.unconfirmed();
         self.parts.board.update(|board| {
             board.progress_at = Some(progress_at);
             board.counters.no_subscriber += no_subscriber;
             board.counters.forwarded_readings += readings - before.0;
             board.counters.forwarded_bytes += bytes - before.1;
+            board.unconfirmed = unconfirmed;
             if readings > before.0 {
                 board.error = None;
             }
@@ -91,7 +93,8 @@ impl Link {
             }
             self.care.passed(id);
             let now = self.now();
-            self.confirms.add(item.epoch, item.reading.sequence, now);
+            self.confirms
+                .add(item.epoch, item.reading.sequence, bytes, now);
             self.moved = true;
             self.moved_counts.0 += 1;
             self.moved_counts.1 += bytes;

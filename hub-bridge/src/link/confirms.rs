@@ -12,10 +12,12 @@ pub(crate) struct Confirms {
     acknowledged: BTreeMap<Epoch, Vec<Sequence>>,
     count: usize,
     since: Option<Duration>,
+    bytes: u64,
 }
 
 impl Confirms {
-    pub(crate) fn add(&mut self, epoch: Epoch, sequence: Sequence, now: Duration) {
+    pub(crate) fn add(&mut self, epoch: Epoch, sequence: Sequence, bytes: u64, now: Duration) {
+        self.bytes += bytes;
         self.since.get_or_insert(now);
         self.acknowledged.entry(epoch).or_default().push(sequence);
         self.count += 1;
@@ -23,6 +25,11 @@ impl Confirms {
 
     pub(crate) fn len(&self) -> usize {
         self.count
+    }
+
+    /// How many they are, and their size in bytes.
+    pub(crate) fn size(&self) -> (u64, u64) {
+        (self.count as u64, self.bytes)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -48,6 +55,7 @@ impl Confirms {
                 .extend(sequences);
         }
         self.count += other.count;
+        self.bytes += other.bytes;
         self.since = other.since.or(self.since);
     }
 

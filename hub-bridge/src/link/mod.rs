@@ -10,6 +10,7 @@ mod care;
 mod confirms;
 mod feed;
 mod grow;
+mod storage;
 mod work;
 
 use std::collections::HashMap;
@@ -158,6 +159,8 @@ struct Link {
 
     confirms: Confirms,
     confirm_job: Option<ConfirmJob>,
+    /// Readings and bytes that the job confirms.
+    confirming: (u64, u64),
     storage_retry_at: Duration,
     rewind_wanted: bool,
     busy: bool,

@@ -1,4 +1,4 @@
-//! The link's loop: read ahead, send what fits, take answers, confirm, and watch that something moves.
+//! The link's loop: send what fits, take answers, and watch that something moves.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::debug;
 
 use super::{
-    Care, Confirms, Feed, Flying, Item, Link, LinkEnd, LinkEvent, LinkParts, Memory, Portion,
+    Care, Confirms, Feed, Flying, Item, Link, LinkEnd, LinkEvent, LinkParts, Memory,
+    storage::CONFIRM_AFTER,
 };
-use crate::backlog::{BacklogError, Refusal};
 use crate::classify::{ErrorClass, Failure};
 use crate::connection::{self, HubLimits, LaneEvent};
 use crate::inflight::Ticket;
@@ -20,14 +20,8 @@ use crate::packet::{Outgoing, Packing};
 use crate::status::LimitedBy;
 use crate::version::Version;
 
-/// Acknowledgements are confirmed after so long, or when so many are there, or when nothing else is to do.
-const CONFIRM_AFTER: Duration = Duration::from_millis(50);
-const CONFIRM_COUNT: usize = 500;
-/// Read ahead while fewer readings wait.
-const READ_AHEAD_BELOW: usize = 512;
 /// How long a link that is told to end waits for what is in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
-const STORAGE_RETRY: Duration = Duration::from_secs(1);
 /// The slowest link on which one large reading may be told from nothing moving, in bytes a second.
 const RATE_MIN: u64 = 2_000;
 
@@ -93,6 +87,7 @@ impl Link {
             refused_here: 0,
             confirms: Confirms::default(),
             confirm_job: None,
+            confirming: (0, 0),
             storage_retry_at: Duration::ZERO,
             rewind_wanted: false,
             busy: false,
@@ -127,6 +122,8 @@ impl Link {
             board.version = None;
             board.connections = 0;
             board.in_flight = 0;
+            // What is left of it goes again, and is counted then.
+            board.unconfirmed = (0, 0);
             board.limited_by = LimitedBy::Nothing;
         });
         LinkEnd {
@@ -315,150 +312,6 @@ impl Link {
         Ok(())
     }
 
-    fn begin_read(&mut self) {
-        let wanted = self.accepted
-            && !self.ask_only
-            && self.read_job.is_none()
-            && !self.feed.exhausted
-            && self.lanes.queued() < READ_AHEAD_BELOW
-            && self.now() >= self.storage_retry_at;
-        if wanted {
-            let feed = self.feed.clone();
-            let backlog = Arc::clone(&self.parts.backlog);
-            let job = tokio::task::spawn_blocking(move || feed.read(backlog.as_ref()));
-            self.read_job = Some(job);
-        }
-    }
-
-    fn take_read(&mut self, read: Result<Result<Option<Portion>, BacklogError>, JoinError>) {
-        self.read_job = None;
-        let portion = match read {
-            Ok(Ok(portion)) => portion,
-            Ok(Err(error)) => return self.storage_failed(&error),
-            Err(error) => return self.storage_failed(&error),
-        };
-        self.feed.advance(portion.as_ref());
-        let Some(portion) = portion else { return };
-        for reading in portion.readings {
-            self.next_order += 1;
-            self.lanes.push(Item {
-                order: self.next_order,
-                epoch: portion.epoch,
-                epoch_age: portion.epoch_age,
-                village: Arc::clone(&portion.village),
-                reading,
-            });
-        }
-    }
-
-    pub(super) fn storage_failed(&mut self, error: &dyn std::fmt::Display) {
-        warn!(%error, "the backlog failed; trying again");
-        self.storage_retry_at = self.now() + STORAGE_RETRY;
-        self.parts
-            .board
-            .update(|board| board.limited_by = LimitedBy::Storage);
-    }
-
-    fn begin_confirm(&mut self) {
-        let due = self.confirms.len() >= CONFIRM_COUNT
-            || self.flying.is_empty()
-            || self.now().saturating_sub(self.confirm_since()) >= CONFIRM_AFTER;
-        if self.confirm_job.is_some()
-            || self.confirms.is_empty()
-            || !due
-            || self.now() < self.storage_retry_at
-        {
-            return;
-        }
-        let mut confirms = self.confirms.take();
-        let backlog = Arc::clone(&self.parts.backlog);
-        self.confirm_job = Some(tokio::task::spawn_blocking(move || {
-            let result = confirms.confirm(backlog.as_ref());
-            (confirms, result)
-        }));
-    }
-
-    fn confirm_since(&self) -> Duration {
-        self.confirms.since().unwrap_or_default()
-    }
-
-    async fn take_confirmed(
-        &mut self,
-        done: Result<(Confirms, Result<(), BacklogError>), JoinError>,
-    ) {
-        self.confirm_job = None;
-        match done {
-            Ok((_, Ok(()))) => self.say(LinkEvent::Confirmed).await,
-            Ok((rest, Err(error))) => {
-                self.confirms.put_back(rest);
-                self.storage_failed(&error);
-            }
-            // What it held is sent again: at least once.
-            Err(error) => error!(%error, "a confirmation was lost; its readings go again"),
-        }
-        self.tell_moved().await;
-    }
-
-    /// At the end: nothing that was acknowledged is left unsaid, where the disk lets it.
-    async fn confirm_all(&mut self) {
-        if let Some(job) = self.confirm_job.take() {
-            let done = job.await;
-            self.take_confirmed(done).await;
-        }
-        if let Some(job) = self.read_job.take() {
-            let _ = job.await;
-        }
-        self.storage_retry_at = Duration::ZERO;
-        self.flying.clear();
-        self.begin_confirm();
-        if let Some(job) = self.confirm_job.take() {
-            let done = job.await;
-            self.take_confirmed(done).await;
-        }
-    }
-
-    /// Moves a reading that the hub never takes out of the way.
-    pub(super) async fn put_aside(&mut self, item: &Item, reason: &str) {
-        let (epoch, sequence) = (item.epoch, item.reading.sequence);
-        warn!(%epoch, %sequence, reason, "the hub never takes this reading: it is put aside");
-        if self.refuse(epoch, sequence, reason).await {
-            self.memory.strikes.remove(&(epoch, sequence));
-            self.care.passed((epoch, sequence));
-        } else {
-            // Still in the backlog: it is read again once everything else is through.
-            self.rewind_wanted = true;
-        }
-    }
-
-    pub(super) async fn refuse(
-        &mut self,
-        epoch: crate::identity::Epoch,
-        sequence: crate::identity::Sequence,
-        reason: &str,
-    ) -> bool {
-        let backlog = Arc::clone(&self.parts.backlog);
-        let refusal = Refusal {
-            reason: reason.to_owned(),
-        };
-        let job = tokio::task::spawn_blocking(move || backlog.refuse(epoch, sequence, &refusal));
-        match job.await {
-            Ok(Ok(())) => {
-                self.parts
-                    .board
-                    .update(|board| board.counters.refused_readings += 1);
-                true
-            }
-            Ok(Err(error)) => {
-                self.storage_failed(&error);
-                false
-            }
-            Err(error) => {
-                self.storage_failed(&error);
-                false
-            }
-        }
-    }
-
     /// Fails the link when readings are in flight and nothing moves.
     fn watch(&self) -> Result<(), Failure> {
         if self.flying.is_empty() {
@@ -551,7 +404,7 @@ impl Link {
         }
     }
 
-    async fn say(&self, event: LinkEvent) {
+    pub(super) async fn say(&self, event: LinkEvent) {
         // An error means that the bridge is gone; then the stop comes next.
         let _ = self.events.send(event).await;
     }

@@ -38,9 +38,15 @@ impl Mosquitto {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("mosquitto.conf");
         let mut file = std::fs::File::create(&config).unwrap();
+        let anonymous = !extra.contains("allow_anonymous");
         writeln!(
             file,
-            "listener {port} 127.0.0.1\nallow_anonymous true\n{extra}"
+            "listener {port} 127.0.0.1\n{}{extra}",
+            if anonymous {
+                "allow_anonymous true\n"
+            } else {
+                ""
+            }
         )
         .unwrap();
         let child = Command::new(program)

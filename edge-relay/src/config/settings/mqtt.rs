@@ -66,12 +66,12 @@ fn check_mqtt(mqtt: &sections::Mqtt, complaints: &mut Complaints) {
         complaints.add_allowed("mqtt.forward", reason, allowed);
     }
     let packet = mqtt.packet_bytes_max;
-    let packet_fits = (Size::kib(1)..=Size::mib(16)).contains(&packet);
+    let packet_fits = (Size::kib(1)..=Size::mib(15)).contains(&packet);
     complaints.require(
         packet_fits,
         "mqtt.packet_bytes_max",
         "out of bounds",
-        "1 KiB to 16 MiB",
+        "1 KiB to 15 MiB: the store keeps no larger reading",
     );
     let at_least_one = [
         ("mqtt.connections_max", mqtt.connections_max),

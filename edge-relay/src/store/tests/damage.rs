@@ -132,6 +132,85 @@ fn a_truncated_last_segment_begins_a_new_epoch() {
     assert!(store.stats().lost_readings > 0);
 }
 
+/// The marks of 1..=10, and what a kill leaves of a store that came to 100, all in one segment, with `db` cut to
+/// `kept` of its readings.
+fn killed_after_old_marks(kept: u64) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let mut now = settings(dir.path());
+    now.segment_bytes = 16 << 20;
+    let (store, _) = open(&now);
+    fill(&store, 0, 10, 1, 200);
+    wait_until("the marks are written", || {
+        !store.shared().index.lock().dirty
+    });
+    let old: Vec<_> = ["marks.a", "marks.b"]
+        .map(|name| (name, std::fs::read(dir.path().join(name)).unwrap()))
+        .into();
+    fill(&store, 10, 100, 1, 200);
+    let copy = tempfile::tempdir().unwrap();
+    snapshot(&store, copy.path());
+    for (name, bytes) in old {
+        std::fs::write(copy.path().join(name), bytes).unwrap();
+    }
+    let db = files(copy.path())
+        .into_iter()
+        .rfind(|f| f.ends_with("db"))
+        .unwrap();
+    let bytes = std::fs::read(&db).unwrap();
+    let number = format!("{kept:020}");
+    let cut = if kept == 0 {
+        0
+    } else {
+        let payload = memchr::memmem::find(&bytes, number.as_bytes()).unwrap();
+        memchr::memmem::rfind(&bytes[..payload], &crate::store::envelope::MAGIC).unwrap()
+    };
+    std::fs::write(&db, &bytes[..cut]).unwrap();
+    copy
+}
+
+#[test]
+fn after_a_kill_a_lost_end_that_the_marks_do_not_know_is_named() {
+    for kept in [0, 60] {
+        let dir = killed_after_old_marks(kept);
+        let (store, report) = open(&settings(dir.path()));
+        assert_eq!(
+            report.began,
+            Some(EpochReason::TailUnproved),
+            "{kept}: {report:?}"
+        );
+        let found = waiting_numbers(&store).len() as u64;
+        assert!(found <= kept, "{found} of {kept}");
+        assert_eq!(store.stats().lost_readings, 100 - found, "{kept}");
+    }
+}
+
+#[test]
+fn an_end_that_nobody_knows_is_named_as_unknown_and_stays_so() {
+    let dir = killed_after_old_marks(0);
+    // As after a power cut: it was never synced.
+    std::fs::remove_file(dir.path().join("reached")).unwrap();
+    for _ in 0..2 {
+        let (store, _) = open(&settings(dir.path()));
+        let ended = &store.stats().epochs[0];
+        assert_eq!(ended.tail_unknown_from.map(|s| s.0), Some(11));
+        assert_eq!(ended.lost, [range(1, 10)]);
+        append(&store, vec![reading(500, 50)]).unwrap();
+    }
+}
+
+#[test]
+fn what_the_bridge_has_seen_is_known_to_marks_on_stable_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    for n in 0..50 {
+        append(&store, vec![reading(n, 200)]).unwrap();
+        let seen = read_all(&store, current(&store)).len() as u64;
+        assert_eq!(seen, n + 1);
+        let synced = store.shared().marks.lock().synced_next;
+        assert!(synced.is_some_and(|(_, next)| next > seen), "{synced:?}");
+    }
+}
+
 /// All is confirmed, so that nothing is missed; what came after the marks were written could be.
 #[test]
 fn a_last_segment_that_is_gone_or_shorter_than_the_marks_begins_a_new_epoch() {
@@ -191,6 +270,12 @@ fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
     let lost = store.stats().lost_readings;
     assert!(lost > 0);
     assert_eq!(found.len() as u64 + lost, 900);
+    // A copy is kept aside at once, as it was found.
+    let segment = db.parent().unwrap().file_name().unwrap().to_string_lossy();
+    let copy = format!("quarantine/{segment}.0");
+    wait_until("a copy is kept aside", || {
+        std::fs::read(dir.path().join(&copy).join("db")).is_ok_and(|kept| kept == bytes)
+    });
     let epoch = current(&store);
     let next = store.stats().next_sequence.0;
     let rest: Vec<_> = read_all(&store, epoch)
@@ -200,13 +285,14 @@ fn a_zeroed_block_loses_what_was_in_it_and_the_mark_passes() {
     store.confirm(epoch, Mark::Forwarded, &rest).unwrap();
     assert_eq!(store.stats().first_sequence.0, next);
     assert_eq!(store.stats().readings, 0);
-    // What was damaged is kept aside when its time is over, not removed.
+    // And it stays when the time of the segment is over.
     let mut now = settings(dir.path());
     now.keep_forwarded = std::time::Duration::ZERO;
     store.apply(&now);
-    wait_until("the damaged segment is put aside", || {
-        std::fs::read_dir(dir.path().join("quarantine")).is_ok_and(|d| d.count() == 1)
-    });
+    wait_until("the damaged segment is gone", || !db.exists());
+    assert!(dir.path().join(&copy).join("db").exists());
+    let kept = std::fs::read_dir(dir.path().join("quarantine")).unwrap();
+    assert_eq!(kept.count(), 1);
 }
 
 #[test]

@@ -106,6 +106,49 @@ fn at_the_quota_nothing_is_acknowledged_and_nothing_evicted() {
     append(&store, vec![reading(n, 1000)]).unwrap();
 }
 
+/// Once full, it does not say that it takes readings before there is room for more than one batch.
+#[test]
+fn a_full_store_stays_full_until_something_is_freed() {
+    use hub_bridge::backlog::{Backlog, Mark};
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.bytes_max = 100_000;
+    settings.hold_max = Duration::from_millis(50);
+    let (store, _) = open(&settings);
+    let mut n = 0;
+    while append(&store, vec![reading(n, 1000)]).is_ok() {
+        n += 1;
+    }
+    let stays_full = |store: &Store| {
+        let health = store.health();
+        let until = std::time::Instant::now() + Duration::from_millis(1500);
+        while std::time::Instant::now() < until {
+            assert!(!health.borrow().takes_readings(), "{:?}", *health.borrow());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    stays_full(&store);
+    let one_percent = range(1, 1);
+    let epoch = current(&store);
+    store
+        .confirm(epoch, Mark::Forwarded, &[one_percent])
+        .unwrap();
+    stays_full(&store);
+    // Nor does a smaller one slip through while it says so.
+    assert!(append(&store, vec![reading(n, 20)]).is_err());
+    drop(store);
+    let (store, _) = open(&settings);
+    let health = store.health();
+    wait_until("it is known to be full after a restart", || {
+        !health.borrow().takes_readings()
+    });
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, n / 4)])
+        .unwrap();
+    wait_until("there is room", || health.borrow().takes_readings());
+    append(&store, vec![reading(n, 1000)]).unwrap();
+}
+
 #[test]
 fn the_ring_goes_first_when_the_disk_is_nearly_full() {
     use hub_bridge::backlog::{Backlog, Mark};
