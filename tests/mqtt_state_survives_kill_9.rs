@@ -157,7 +157,10 @@ fn what_is_acknowledged_for_local_subscribers_survives_kill_9() {
     relay.set("mqtt.queues_bytes_max", "128 MiB");
     relay.start();
     drop(subscriber(&relay, false));
-    let (stop, steps) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let (stop, steps) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicU64::new(0)),
+    );
     let mut saids = Vec::new();
     let mut threads = Vec::new();
     for qos in [1, 2] {
