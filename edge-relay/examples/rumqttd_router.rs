@@ -11,8 +11,8 @@ use rumqttd::local::{LinkBuilder, LinkRx, LinkTx};
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{
-    Disconnect, DisconnectReasonCode, Filter, Packet, Protocol, QoS, RetainForwardRule, Subscribe,
-    matches,
+    Disconnect, DisconnectReasonCode, Filter, Packet, Protocol, Publish, QoS, RetainForwardRule,
+    Subscribe, matches,
 };
 use rumqttd::{Router, RouterConfig};
 
@@ -22,6 +22,14 @@ fn main() -> Result<()> {
     let (acknowledged, delivered) = absent_subscriber()?;
     println!(
         "persistent subscriber absent: {acknowledged} acknowledged, {delivered} delivered when it is back"
+    );
+    println!(
+        "QoS of a publish with QoS 0 at a subscription with 1: {}",
+        raised_qos()?
+    );
+    println!(
+        "retained messages before and after an empty publish without the retain flag: {:?}",
+        retained()?
     );
     // What panics below is the point; its message is not.
     std::panic::set_hook(Box::new(|_| {}));
@@ -61,25 +69,77 @@ fn decode_v5(bytes: &[u8]) -> Result<Packet, rumqttd::protocol::Error> {
     V5.read_mut(&mut BytesMut::from(bytes), 1000)
 }
 
-/// A persistent subscriber goes, 6,000 publishes of 200 bytes are acknowledged, it comes back.
-fn absent_subscriber() -> Result<(usize, usize)> {
-    let config = RouterConfig {
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    Ok(builder.enable_time().build()?)
+}
+
+fn raised_qos() -> Result<u8> {
+    let router = Router::new(0, config()).spawn();
+    let runtime = runtime()?;
+    let (mut reader, mut to_reader, _) = LinkBuilder::new("reader", router.clone()).build()?;
+    runtime.block_on(reader.send(Packet::Subscribe(subscribe(), None)))?;
+    let (mut meter, _to_meter, _) = LinkBuilder::new("meter", router).build()?;
+    runtime.block_on(meter.send(Packet::Publish(Publish::new("a", "x", false), None)))?;
+    let publish = received(&mut to_reader, &runtime)?;
+    let first = publish.first().map(Publish::serialize);
+    let head = first.as_ref().and_then(|bytes| bytes.first());
+    Ok(head.context("nothing came")? >> 1 & 3)
+}
+
+/// How many a new subscriber gets.
+fn retained() -> Result<(usize, usize)> {
+    let router = Router::new(0, config()).spawn();
+    let runtime = runtime()?;
+    let (mut meter, _to_meter, _) = LinkBuilder::new("meter", router.clone()).build()?;
+    let mut kept = |payload: &'static str, retain, id| -> Result<usize> {
+        let publish = Publish::new("a", payload, retain);
+        runtime.block_on(meter.send(Packet::Publish(publish, None)))?;
+        std::thread::sleep(Duration::from_millis(200));
+        let (mut reader, mut to_reader, _) = LinkBuilder::new(id, router.clone()).build()?;
+        runtime.block_on(reader.send(Packet::Subscribe(subscribe(), None)))?;
+        Ok(received(&mut to_reader, &runtime)?.len())
+    };
+    Ok((kept("x", true, "before")?, kept("", false, "after")?))
+}
+
+/// The publishes that come until nothing does for a moment.
+fn received(rx: &mut LinkRx, runtime: &tokio::runtime::Runtime) -> Result<Vec<Publish>> {
+    let mut publishes = Vec::new();
+    loop {
+        let Ok(notification) = rx.recv_deadline(Instant::now() + Duration::from_millis(300)) else {
+            return Ok(publishes);
+        };
+        match notification.map(Option::<Packet>::from) {
+            Some(Some(Packet::Publish(publish, _))) => publishes.push(publish),
+            Some(None) => runtime.block_on(async {
+                let _ = tokio::time::timeout(Duration::from_millis(50), rx.wake()).await;
+            }),
+            _ => {}
+        }
+    }
+}
+
+fn config() -> RouterConfig {
+    RouterConfig {
         max_connections: 10,
         max_outgoing_packet_count: 200,
         max_segment_size: 100 * 1024,
         max_segment_count: 8,
         ..RouterConfig::default()
-    };
-    let router = Router::new(0, config).spawn();
+    }
+}
+
+/// A persistent subscriber goes, 6,000 publishes of 200 bytes are acknowledged, it comes back.
+fn absent_subscriber() -> Result<(usize, usize)> {
+    let router = Router::new(0, config()).spawn();
     let link = |id, clean| {
         LinkBuilder::new(id, router.clone())
             .clean_session(clean)
             .build()
             .context("a link")
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()?;
+    let runtime = runtime()?;
     let (mut reader, mut to_reader, _) = link("reader", false)?;
     runtime.block_on(reader.send(Packet::Subscribe(subscribe(), None)))?;
     until_quiet(&mut to_reader, &mut reader, &runtime)?;

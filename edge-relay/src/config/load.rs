@@ -82,8 +82,15 @@ pub(super) fn read(
             typed(tree, &mut complaints)
         }
         Err(error) => {
-            complaints.add("", error);
-            Config::default()
+            // Nothing of the file could be read: what it does not say is not to be complained of.
+            let problem = Problem {
+                key: String::new(),
+                origin: Origin::Absent,
+                reason: error.to_string(),
+                allowed: None,
+            };
+            let error = ConfigError::new(file.to_owned(), vec![problem]);
+            return (Config::default(), places, complaints, Some(error));
         }
     };
     (config, places, complaints, None)

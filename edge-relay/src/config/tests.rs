@@ -419,6 +419,13 @@ fn spans_that_would_overflow_are_refused_by_name() {
     assert_eq!(error.problems[0].key, "mqtt.idle_timeout");
 }
 
+#[test]
+fn a_number_that_no_integer_holds_is_the_only_complaint() {
+    let found = problems(&local("mqtt.connections_max = 99999999999999999999"));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].2.contains("too large"), "{found:?}");
+}
+
 /// The store keeps no reading over 15 MiB: a packet that could hold one would be refused for ever.
 #[test]
 fn a_packet_limit_over_what_the_store_keeps_is_refused() {

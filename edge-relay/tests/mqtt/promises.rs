@@ -52,7 +52,7 @@ async fn at_the_quota_nothing_is_acknowledged_and_the_connection_ends() {
                     acknowledged.push(payload);
                 }
                 (0xE0, body) => {
-                    assert_eq!(body, [0x97]);
+                    assert_eq!(body, [0x97, 0]);
                     refused += 1;
                     break;
                 }

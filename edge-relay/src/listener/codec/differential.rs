@@ -1,7 +1,7 @@
 //! Our codec against rumqttd's, an independent one: what one writes, the other reads as the same.
 //!
-//! Left out is what rumqttd is known to get wrong: its DISCONNECT of MQTT 5, and properties past the end of
-//! their list (`docs/adr/0003-broker-core.md`).
+//! Left out is what rumqttd is known to get wrong: its DISCONNECT of MQTT 5, more than two subscription identifiers,
+//! and properties past the end of their list (`docs/adr/0003-broker-core.md`).
 
 use std::sync::Arc;
 

@@ -2,6 +2,7 @@
 //! writes the rest (its `Publish` keeps `QoS` and packet id to itself).
 
 use bytes::{BufMut, BytesMut};
+use hub_bridge::reading::PublishProperties;
 use rumqttd::protocol::v4::V4;
 use rumqttd::protocol::v5::V5;
 use rumqttd::protocol::{
@@ -198,34 +199,38 @@ fn properties(header: PublishHeader, delivery: &Delivery) -> BytesMut {
         out.put_u8(2);
         out.put_u32(seconds);
     }
+    if let Some(properties) = &delivery.message.properties {
+        put_message_properties(&mut out, properties);
+    }
+    // Last: rumqttd's decoder counts a byte too many for each, and so would lose what comes behind.
     for id in &delivery.subscription_ids {
         out.put_u8(11);
         put_varint(&mut out, *id as usize);
     }
-    let Some(properties) = &delivery.message.properties else {
-        return out;
-    };
+    out
+}
+
+fn put_message_properties(out: &mut BytesMut, properties: &PublishProperties) {
     if let Some(value) = properties.payload_format_indicator {
         out.put_slice(&[1, value]);
     }
     if let Some(text) = &properties.content_type {
         out.put_u8(3);
-        put_binary(&mut out, text.as_bytes());
+        put_binary(out, text.as_bytes());
     }
     if let Some(text) = &properties.response_topic {
         out.put_u8(8);
-        put_binary(&mut out, text.as_bytes());
+        put_binary(out, text.as_bytes());
     }
     if let Some(data) = &properties.correlation_data {
         out.put_u8(9);
-        put_binary(&mut out, data);
+        put_binary(out, data);
     }
     for (name, value) in &properties.user_properties {
         out.put_u8(38);
-        put_binary(&mut out, name.as_bytes());
-        put_binary(&mut out, value.as_bytes());
+        put_binary(out, name.as_bytes());
+        put_binary(out, value.as_bytes());
     }
-    out
 }
 
 /// All that is put came in with a length of two bytes.
