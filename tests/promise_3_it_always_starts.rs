@@ -338,6 +338,7 @@ fn a_start_on_a_full_disk_hears_meters_and_knows_what_was_retained() {
     let mut relay = relay_without_hub();
     let data = disk.mount_point().join("data");
     relay.set("data_dir", data.to_str().unwrap());
+    relay.set("backlog.disk_free_min", "1 MiB");
     relay
         .set("mqtt.forward", vec!["meters/#".to_owned()])
         .start();
