@@ -12,17 +12,17 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::backlog::Backlog;
-use crate::classify::Failure;
+use crate::classify::{ErrorClass, Failure};
 use crate::clock::Clock;
 pub use crate::connection::TimeFloor;
 use crate::drain::{DrainLog, DrainOutcome};
 use crate::link::{self, LinkEnd, LinkEvent, LinkParts, Memory};
 use crate::settings::{BridgeSettings, SettingsProblem};
 use crate::status::{ShownFailure, StatusBoard};
-use crate::uplink::{Action, Event, Phase, Uplink};
+use crate::uplink::{Action, Event, Phase, Uplink, UplinkState};
 use crate::version::{Accepted, Versions};
 use crate::window::{LastRun, Schedule};
 
@@ -32,6 +32,8 @@ pub use handle::{ApplyError, BridgeGone, BridgeHandle};
 
 /// How often drains and schedules are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// A failure of the same class is said aloud no more often.
+const FAILURE_SAID_EVERY: Duration = Duration::from_secs(600);
 
 /// What the bridge is given to work with.
 pub struct BridgeParts {
@@ -52,6 +54,8 @@ pub struct Bridge {
     commands: mpsc::Receiver<Command>,
     uplink: Uplink,
     versions: Versions,
+    /// The failure that was last said aloud, and when.
+    failure_said: Option<(ErrorClass, Duration)>,
     schedule: Option<Schedule>,
     last_run: LastRun,
     drain: Option<RunningDrain>,
@@ -99,6 +103,7 @@ impl Bridge {
             commands,
             uplink: Uplink::default(),
             versions,
+            failure_said: None,
             schedule,
             last_run: LastRun::default(),
             drain: None,
@@ -178,7 +183,7 @@ impl Bridge {
             Ok(end) => end,
             Err(error) => LinkEnd {
                 failure: Some(Failure::new(
-                    crate::classify::ErrorClass::Connect,
+                    ErrorClass::Connect,
                     format!("the link crashed: {error}"),
                 )),
                 accepted: true,
@@ -197,12 +202,18 @@ impl Bridge {
         self.step(Event::Down(failure.class));
     }
 
-    fn show_failure(&self, failure: &Failure) {
-        warn!(
-            class = failure.class.as_str(),
-            detail = failure.detail,
-            "the uplink failed"
-        );
+    fn show_failure(&mut self, failure: &Failure) {
+        let (class, detail) = (failure.class.as_str(), &failure.detail);
+        let now = self.now();
+        let said = self.failure_said.filter(|(what, at)| {
+            *what == failure.class && now.saturating_sub(*at) < FAILURE_SAID_EVERY
+        });
+        if said.is_none() {
+            self.failure_said = Some((failure.class, now));
+            warn!(class, detail, "the uplink failed");
+        } else {
+            debug!(class, detail, "the uplink failed");
+        }
         let at = self.parts.clock.wall();
         self.parts.board.update(|board| {
             *board
@@ -248,11 +259,17 @@ impl Bridge {
             board.retry_at = retry_at.map(|at| clock_now + at.saturating_sub(now));
         });
         if before != shown {
-            info!(from = before.as_str(), to = shown.as_str(), "uplink");
+            let (from, to) = (before.as_str(), shown.as_str());
+            if shown == UplinkState::Connecting || shown == UplinkState::BackingOff {
+                // A hub that is away for days: each try would be two lines.
+                debug!(from, to, "uplink");
+            } else {
+                info!(from, to, "uplink");
+            }
         }
     }
 
-    fn shown(&self) -> crate::uplink::UplinkState {
+    fn shown(&self) -> UplinkState {
         self.uplink.shown(self.drain.is_some())
     }
 
