@@ -37,10 +37,20 @@ impl Vital {
         });
     }
 
+    /// The bridge's tasks hand each reading to one another: on one thread that costs no wake-up of another.
     pub(super) fn spawn_bridge(&mut self, bridge: Bridge) {
         let stop = self.rest_stop.clone();
-        self.tasks.spawn(async move {
-            bridge.run(stop).await;
+        self.tasks.spawn_blocking(move || {
+            let runtime = match tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+            {
+                Ok(runtime) => runtime,
+                Err(error) => return ("bridge", Err(error.into())),
+            };
+            runtime.block_on(bridge.run(stop));
+            // A resolver may still block.
+            runtime.shutdown_background();
             ("bridge", Ok(()))
         });
     }
