@@ -35,13 +35,13 @@ fn a_copy_of_the_directory_at_any_time_opens_with_all_that_was_acknowledged() {
         settings.data_dir = copy.path().to_owned();
         let (reopened, report) = open(&settings);
         let found = waiting_numbers(&reopened);
-        let expected: Vec<u64> = (0..found.len() as u64).collect();
-        assert_eq!(found, expected, "{report:?}");
+        // Of the commit that was on its way, which nobody was told of, any part may be there.
+        let acknowledged = found.iter().copied().take_while(|n| *n < before);
         assert!(
-            found.len() as u64 >= before,
-            "{} of {before}: {report:?}",
-            found.len()
+            acknowledged.eq(0..before),
+            "{before} of {found:?}: {report:?}"
         );
+        assert!(found.is_sorted_by(|a, b| a < b), "{found:?}: {report:?}");
         assert!(report.lost.is_empty(), "{report:?}");
         copies += 1;
     }

@@ -178,11 +178,13 @@ pub(crate) fn snapshot(store: &Store, to: &Path) {
     copy_dir(&store.shared().data_dir, to);
 }
 
-/// Copies a directory.
+/// Copies a directory, files before directories: what the store's own files say of the segments is never newer than
+/// the segments, as it would not be at a kill.
 pub(crate) fn copy_dir(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let Ok(entry) = entry else { continue };
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().flatten().collect();
+    entries.sort_by_key(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    for entry in entries {
         let target = to.join(entry.file_name());
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => copy_dir(&entry.path(), &target),
