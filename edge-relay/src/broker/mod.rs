@@ -13,6 +13,7 @@ mod routing;
 pub mod session;
 mod sessions;
 mod state;
+mod state_file;
 pub mod subscriptions;
 pub mod topic;
 pub mod will;

@@ -19,29 +19,24 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::state_file::{Found, no_blobs, open_db, open_or_begin};
 use crate::durable;
 use crate::listener::MqttStats;
 
-/// The largest piece of a value: 16 of them, a leaf, stay under a quarter of [`SEGMENT_BYTES`].
+/// The largest piece of a value: 16 of them, a leaf, stay under a quarter of sled's segment (`state_file`).
 const PIECE_BYTES: usize = 7 * 1024;
-const SEGMENT_BYTES: usize = 512 * 1024;
-const CACHE_BYTES: u64 = 4 * 1024 * 1024;
-/// A file system in memory, for a moment at a start on a full disk.
-const IN_MEMORY: &str = "/dev/shm";
-/// How long the lock of a handle that was just dropped is waited for.
-const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// The state could not be made durable.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the broker's state could not be made durable: {reason}")]
 pub struct StateError {
-    reason: String,
+    pub(super) reason: String,
     /// The disk did not take a write, which says nothing about what is on it.
-    disk: bool,
+    pub(super) disk: bool,
 }
 
 impl StateError {
-    fn new(reason: impl Into<String>) -> Self {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
         Self {
             reason: reason.into(),
             disk: false,
@@ -61,9 +56,6 @@ impl From<sled::Error> for StateError {
 
 /// Resolves when the changes are on stable storage.
 pub type Durable = oneshot::Receiver<Result<(), StateError>>;
-
-/// What a database held: key and value.
-type Found = Vec<(Vec<u8>, Vec<u8>)>;
 
 type Changes = HashMap<Vec<u8>, Option<Vec<u8>>>;
 
@@ -310,143 +302,6 @@ fn piece_key(key: &[u8], number: u16) -> Vec<u8> {
     let mut piece = piece_prefix(key);
     piece.extend(number.to_be_bytes());
     piece
-}
-
-/// sled opens what is damaged with a panic, so that is caught here.
-fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
-    let dir = dir.to_owned();
-    catch_unwind(move || {
-        sled::Config::new()
-            .path(dir)
-            .segment_size(SEGMENT_BYTES)
-            .cache_capacity(CACHE_BYTES)
-            .flush_every_ms(None)
-            .open()
-    })
-    .map_err(|_| StateError::new("the database is damaged"))?
-    .map_err(StateError::from)
-}
-
-fn no_blobs(dir: &Path) -> Result<(), StateError> {
-    let has_some = std::fs::read_dir(dir.join("blobs")).is_ok_and(|mut d| d.next().is_some());
-    if has_some {
-        return Err(StateError::new("a value went to a file that is not synced"));
-    }
-    Ok(())
-}
-
-/// sled gives its lock back a moment after its handle is dropped: that is no damage.
-fn open_when_unlocked(dir: &Path) -> Result<sled::Db, StateError> {
-    let until = Instant::now() + LOCK_WAIT_MAX;
-    loop {
-        match open_db(dir) {
-            Err(error)
-                if error.reason.contains("could not acquire lock") && Instant::now() < until =>
-            {
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            result => return result,
-        }
-    }
-}
-
-/// The database, where the disk lets it be opened, and what is in it.
-fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<(Option<sled::Db>, Found), StateError> {
-    let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
-    let error = match first {
-        Ok((db, found)) => {
-            sync_new(dir);
-            return Ok((Some(db), found));
-        }
-        Err(error) => error,
-    };
-    if error.disk {
-        tracing::warn!(%error, "the state is read from a copy; the database is opened once the disk takes it");
-        return Ok((None, read_copy(dir)));
-    }
-    let aside = set_aside(dir, quarantine);
-    tracing::error!(%error, aside = ?aside, "sessions and retained messages are lost: the state was damaged");
-    match open_db(dir) {
-        Ok(db) => {
-            sync_new(dir);
-            Ok((Some(db), Vec::new()))
-        }
-        Err(error) if error.disk => Ok((None, Vec::new())),
-        Err(error) => Err(error),
-    }
-}
-
-/// What is in a database that cannot be opened where it is, since sled writes when it opens: a full disk. The copy is
-/// in memory, and goes again.
-fn read_copy(dir: &Path) -> Found {
-    let copy = Path::new(IN_MEMORY).join(format!("edge-relay-state-{}", std::process::id()));
-    let found = copy_files(dir, &copy)
-        .map_err(|e| StateError::new(e.to_string()))
-        .and_then(|()| open_db(&copy))
-        .and_then(|db| read_all(&db));
-    let _ = std::fs::remove_dir_all(&copy);
-    found.unwrap_or_else(|error| {
-        tracing::error!(%error, "sessions and retained messages are unknown until the next start");
-        Vec::new()
-    })
-}
-
-fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
-    std::fs::create_dir(to)?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_files(&entry.path(), &target)?;
-        } else {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
-/// The names of a new database must survive a power cut too.
-fn sync_new(dir: &Path) {
-    for dir in [Some(dir), dir.parent()].into_iter().flatten() {
-        if let Err(error) = durable::sync_dir(dir) {
-            tracing::warn!(%error, "a directory could not be synced");
-        }
-    }
-}
-
-/// Moves the directory where it can be looked at; where that fails, it is removed, since a relay always starts.
-fn set_aside(dir: &Path, quarantine: &Path) -> Option<PathBuf> {
-    if std::fs::create_dir_all(quarantine).is_ok() {
-        for number in 1..10_000 {
-            let target = quarantine.join(format!("state-{number}"));
-            if !target.exists() && std::fs::rename(dir, &target).is_ok() {
-                return Some(target);
-            }
-        }
-    }
-    if let Err(error) = std::fs::remove_dir_all(dir) {
-        tracing::error!(%error, "damaged state can neither be moved nor removed");
-    }
-    None
-}
-
-/// Puts the pieces of each value together, in order of key.
-fn read_all(db: &sled::Db) -> Result<Found, StateError> {
-    let read = || {
-        let mut found: Found = Vec::new();
-        for entry in db.iter() {
-            let (piece, value) = entry?;
-            let key = piece
-                .get(4..piece.len().saturating_sub(2))
-                .ok_or_else(|| StateError::new("a key is too short"))?;
-            match found.last_mut() {
-                Some((last, whole)) if last == key => whole.extend_from_slice(&value),
-                _ => found.push((key.to_vec(), value.to_vec())),
-            }
-        }
-        Ok(found)
-    };
-    catch_unwind(AssertUnwindSafe(read)).map_err(|_| StateError::new("the database is damaged"))?
 }
 
 #[cfg(test)]
