@@ -6,38 +6,54 @@ use anyhow::Result;
 use harness::hub::Hub;
 use harness::relay::Relay;
 
-use crate::Arguments;
 use crate::arrivals::Arrivals;
 use crate::load::{self, Load};
-use crate::pubacks::median;
+use crate::{Arguments, median};
 
 const DEADLINE: Duration = Duration::from_secs(300);
 
-/// Prints readings a second of each round, from the first arrival to the last, and the ratio of the medians.
+/// Readings a second, from the first arrival to the last: medians of the rounds.
+#[derive(Debug)]
+pub(crate) struct Drained {
+    /// This relay.
+    pub(crate) relay: f64,
+    /// The mosquitto bridge.
+    pub(crate) bridge: f64,
+}
+
+/// Prints the medians and their ratio.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let found = measure(arguments, arguments.number("rounds", 3)?)?;
+    let Drained { relay, bridge } = found;
+    println!(
+        "median: relay {relay:.0}/s, mosquitto bridge {bridge:.0}/s, ratio {:.2}",
+        relay / bridge
+    );
+    Ok(())
+}
+
+/// Drains in turn, and says each round on standard error.
+pub(crate) fn measure(arguments: &Arguments, rounds: usize) -> Result<Drained> {
     let load = Load {
         clients: arguments.number("clients", 10)?,
         in_flight: 20,
         readings: arguments.number("readings", 100_000)?,
         payload_bytes: arguments.number("payload", 200)?,
     };
-    let rounds = arguments.number("rounds", 3)?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for round in 1..=rounds {
         ours.push(relay(load)?);
         theirs.push(mosquitto(load)?);
-        println!(
+        eprintln!(
             "round {round}: relay {:.0}/s, mosquitto bridge {:.0}/s",
             ours[round - 1],
             theirs[round - 1]
         );
     }
-    let (ours, theirs) = (median(ours), median(theirs));
-    println!(
-        "median: relay {ours:.0}/s, mosquitto bridge {theirs:.0}/s, ratio {:.2}",
-        ours / theirs
-    );
-    Ok(())
+    Ok(Drained {
+        relay: median(ours),
+        bridge: median(theirs),
+    })
 }
 
 /// The relay fills while the hub is away.
