@@ -66,7 +66,7 @@ mod tests {
 
     /// A log with one synced value, and the zeroes before its end.
     fn log(dir: &Path) -> (sled::Db, Ahead) {
-        let db = super::super::segment::open_sled(dir).unwrap();
+        let db = super::super::sled_segment::open_sled(dir).unwrap();
         let ahead = Ahead::of(&dir.join("db"));
         db.insert(b"k", b"v").unwrap();
         durable::flush(&db, None).unwrap();
