@@ -9,12 +9,16 @@
 //! What failure leaves behind: a `flush` here that returns an error promises nothing about the disk,
 //! and the caller must acknowledge nobody.
 
+mod sled_pool;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use sled_pool::rest_surplus_threads;
 
 /// How often our `sync_file_range` has synced.
 static SYNCS: AtomicU64 = AtomicU64::new(0);
@@ -38,6 +42,7 @@ mod interpose {
         if std::env::var_os(super::tests::NO_SYNC).is_some() {
             return 0;
         }
+        super::sled_pool::rest_if_asked(fd);
         // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {
