@@ -10,6 +10,7 @@
 //! and the caller must acknowledge nobody.
 
 mod log_end;
+mod sled_pool;
 
 use std::ffi::CString;
 use std::fs::File;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use log_end::LogEnd;
+pub use sled_pool::rest_surplus_threads;
 
 /// How often our `sync_file_range` has synced.
 static SYNCS: AtomicU64 = AtomicU64::new(0);
@@ -42,6 +44,7 @@ mod interpose {
         if std::env::var_os(super::tests::NO_SYNC).is_some() {
             return 0;
         }
+        super::sled_pool::rest_if_asked(fd);
         // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {

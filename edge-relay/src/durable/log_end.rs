@@ -50,26 +50,19 @@ impl Drop for LogEnd {
 }
 
 /// `fd` was synced up to `end`.
-#[allow(unsafe_code)] // a descriptor that sled owns has no safe face here
+#[allow(unsafe_code)] // a raw descriptor comes in from C
 pub(super) fn synced(fd: libc::c_int, end: i64) {
     let watched = WATCHED.read();
     if watched.is_empty() {
         return;
     }
-    // SAFETY: all-zero is a valid stat; fstat takes any integer as a descriptor and writes to the place it is given.
-    let stat = unsafe {
-        let mut stat: libc::stat = std::mem::zeroed();
-        if libc::fstat(fd, &raw mut stat) != 0 {
-            return;
-        }
-        stat
+    // SAFETY: sled, which calls this, has it open, and it is not kept.
+    let file = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let Ok(stat) = rustix::fs::fstat(file) else {
+        return;
     };
-    #[allow(clippy::useless_conversion)] // narrower on 32-bit machines
-    let (device, inode) = (u64::from(stat.st_dev), u64::from(stat.st_ino));
-    if let Some(file) = watched
-        .iter()
-        .find(|w| (w.device, w.inode) == (device, inode))
-    {
+    let id = (stat.st_dev, stat.st_ino);
+    if let Some(file) = watched.iter().find(|w| (w.device, w.inode) == id) {
         file.end
             .fetch_max(u64::try_from(end).unwrap_or(0), Ordering::AcqRel);
     }

@@ -59,6 +59,7 @@ mod salvage;
 mod segment;
 mod sequences;
 mod shared;
+mod sled_segment;
 #[cfg(test)]
 pub(crate) mod tests;
 

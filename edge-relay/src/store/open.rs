@@ -27,9 +27,10 @@ use super::reached::Reached;
 use super::reader::{Reader, SegmentFile};
 use super::refused::{RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
-use super::segment::{self, Meta, SegmentName};
+use super::segment::{Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared};
-use crate::durable::DurableError;
+use super::sled_segment;
+use crate::durable::{self, DurableError};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -162,8 +163,11 @@ fn make_dir(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn check_durable(data_dir: &Path) -> Result<(), OpenError> {
-    match segment::self_check(&data_dir.join("probe")) {
-        Ok(()) => Ok(()),
+    match sled_segment::self_check(&data_dir.join("probe")) {
+        Ok(()) => {
+            durable::rest_surplus_threads(&data_dir.join("probe"));
+            Ok(())
+        }
         Err(DurableError::NotSynced) => Err(OpenError::NotDurable),
         Err(error) => {
             // A full disk at start: each commit proves its sync anyway.
