@@ -23,3 +23,8 @@ demo:
 # The store's benches; the figures and their commands stand in docs/performance.md.
 bench:
     cargo bench -p edge-relay
+
+# This relay beside mosquitto, nats-server and the floor: tables with ratios, about a quarter of an hour.
+# One part alone: `just compare part=pubacks` (drain, memory, device); `into=FILE` writes between that file's marks.
+compare *arguments:
+    tests/compare {{arguments}}

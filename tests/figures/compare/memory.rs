@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Part> {
         ),
     );
     part.kinds(&[Kind::Relay]);
-    part.kinds(&available(&OTHERS));
+    part.kinds(&available(&OTHERS, arguments));
     part.table(
         "Backlog",
         &[
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<Part> {
         row(&mut part, &found);
     }
     let limit = Duration::from_secs(arguments.number("limit", 20)? as u64);
-    for kind in available(&OTHERS) {
+    for kind in available(&OTHERS, arguments) {
         other(&mut part, kind, payload_bytes, limit)?;
     }
     targets(&mut part, &relay);

@@ -46,7 +46,7 @@ impl Rounds {
 
 /// Measures in turn, round by round: each server anew, over an empty directory.
 pub(crate) fn run(arguments: &Arguments) -> Result<Part> {
-    let kinds = available(&KINDS);
+    let kinds = available(&KINDS, arguments);
     let rounds = arguments.number("rounds", 5)?;
     let payload_bytes = arguments.number("payload", 200)?;
     let limit = Duration::from_millis(arguments.number("milliseconds", 1_200)? as u64);

@@ -16,7 +16,7 @@ use harness::wait::wait_for;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::load;
+use crate::{Arguments, load};
 
 /// Where `just compare` installs nats-server, unless `NATS_SERVER` says.
 const NATS_PLACE: &str = "target/compare/nats/bin/nats-server";
@@ -26,7 +26,7 @@ const NATS_PLACE: &str = "target/compare/nats/bin/nats-server";
 pub(crate) enum Kind {
     /// This relay, as it is configured by default.
     Relay,
-    /// This relay with `backlog.commit_delay` just under 1 s.
+    /// This relay with `backlog.commit_delay` 1 s, the most that is allowed.
     RelayDelayed,
     /// Mosquitto with `persistence true` and nobody subscribed: it keeps nothing of what it acknowledges.
     Mosquitto,
@@ -45,7 +45,7 @@ impl Kind {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Relay => "relay",
-            Self::RelayDelayed => "relay, commit delay 0.99 s",
+            Self::RelayDelayed => "relay, commit delay 1 s",
             Self::Mosquitto => "mosquitto (default)",
             Self::MosquittoQueue => "mosquitto (queue)",
             Self::MosquittoAutosave => "mosquitto (autosave)",
@@ -58,7 +58,7 @@ impl Kind {
     pub(crate) fn settings(self) -> &'static str {
         match self {
             Self::Relay => "default configuration, hub out of reach; durable",
-            Self::RelayDelayed => "`backlog.commit_delay = \"990ms\"`, hub out of reach; durable",
+            Self::RelayDelayed => "`backlog.commit_delay = \"1s\"`, hub out of reach; durable",
             Self::Mosquitto => {
                 "`persistence true`, the rest default (saves every 30 min), no subscriber; not durable, keeps nothing"
             }
@@ -108,8 +108,12 @@ fn nats() -> Option<PathBuf> {
     place.is_file().then_some(place)
 }
 
-/// The kinds of `wanted` whose programs are here; says on standard error which are not.
-pub(crate) fn available(wanted: &[Kind]) -> Vec<Kind> {
+/// The kinds of `wanted` whose names begin with one of `servers=a,b`, if that is given, and whose programs are here;
+/// says on standard error which are not.
+pub(crate) fn available(wanted: &[Kind], arguments: &Arguments) -> Vec<Kind> {
+    let begins: Vec<&str> = arguments.text("servers").unwrap_or("").split(',').collect();
+    let asked = |kind: &Kind| begins.iter().any(|begin| kind.name().starts_with(begin));
+    let wanted: Vec<Kind> = wanted.iter().copied().filter(asked).collect();
     let (here, missing): (Vec<Kind>, Vec<Kind>) =
         wanted.iter().partition(|k| k.version().is_some());
     for kind in missing {
@@ -234,7 +238,7 @@ fn relay(data: &Path, delayed: bool) -> Server {
     relay.set("data_dir", data.to_string_lossy().into_owned());
     relay.set("backlog.bytes_max", "16 GiB");
     if delayed {
-        relay.set("backlog.commit_delay", "990ms");
+        relay.set("backlog.commit_delay", "1s");
     }
     relay.start();
     Server {

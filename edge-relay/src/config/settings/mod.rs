@@ -160,8 +160,8 @@ fn check_backlog(backlog: &sections::Backlog, mqtt: &sections::Mqtt, complaints:
         "too little for the largest packet",
         allowed,
     );
-    let delay = backlog.commit_delay.0.as_secs() < 1;
-    complaints.require(delay, "backlog.commit_delay", "too long", "less than 1 s");
+    let delay = backlog.commit_delay.0 <= std::time::Duration::from_secs(1);
+    complaints.require(delay, "backlog.commit_delay", "too long", "at most 1 s");
 }
 
 fn store_settings(
