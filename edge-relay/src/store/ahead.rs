@@ -21,7 +21,7 @@ use crate::durable::LogEnd;
 const CHUNK_BYTES: usize = 256 * 1024;
 
 /// A commit of more bytes than this does without.
-const SMALL_COMMIT_BYTES: usize = 0;
+const SMALL_COMMIT_BYTES: usize = 64 * 1024;
 
 /// What sled may put around the frames of a commit: headers, a leaf written again.
 const MARGIN_BYTES: u64 = 64 * 1024;
