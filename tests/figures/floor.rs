@@ -25,7 +25,7 @@ pub(crate) fn serve(listen: SocketAddr, log: &Path) -> Result<()> {
     println!("listening");
     for socket in listener.incoming().flatten() {
         let queue = queue.clone();
-        std::thread::spawn(move || connection(Arc::new(socket), &queue));
+        std::thread::spawn(move || connection(&Arc::new(socket), &queue));
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ fn puback(packet_id: u16) -> [u8; 4] {
 }
 
 /// Frames packets off the socket; what a read brought is one append.
-fn connection(socket: Arc<TcpStream>, queue: &mpsc::Sender<Append>) -> Option<()> {
+fn connection(socket: &Arc<TcpStream>, queue: &mpsc::Sender<Append>) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     let mut buffer = Vec::new();
     let mut chunk = vec![0_u8; 64 * 1024];

@@ -53,7 +53,7 @@ impl Ahead {
         }
         let needed = self.end.get() + bytes as u64 + MARGIN_BYTES;
         let length = file.metadata().map_or(u64::MAX, |m| m.len());
-        if length < needed && file.write_all(&[0; CHUNK_BYTES]).is_err() {
+        if length < needed && file.write_all(&vec![0; CHUNK_BYTES]).is_err() {
             self.file = None;
         }
     }

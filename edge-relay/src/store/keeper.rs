@@ -184,3 +184,24 @@ fn segments_where(shared: &Shared, wanted: impl Fn(&Segment) -> bool) -> Vec<Seg
         .map(|(name, _)| name)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::fixture::*;
+    use super::*;
+
+    #[test]
+    fn few_readings_do_not_cost_a_sync_of_the_marks_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = open(&settings(dir.path()));
+        fill(&store, 0, 1, 1, 200);
+        wait_until("what the new segment changed is synced", || {
+            sync_due(store.shared()) == Some(FEW_SYNC_WITHIN)
+        });
+        fill(&store, 1, MANY_READINGS, 1, 200);
+        assert_eq!(sync_due(store.shared()), Some(MARKS_SYNC_WITHIN));
+        wait_until("the marks of many readings are synced", || {
+            sync_due(store.shared()).is_none()
+        });
+    }
+}

@@ -1,6 +1,7 @@
 //! How far each epoch has come, on disk: two slots, `marks.a` and `marks.b`, written in turn.
 //!
-//! A write without sync survives a kill; every second or so one is synced. The slot that was synced last
+//! A write without sync survives a kill; every second or so one is synced (every half
+//! minute while only few readings come: `keeper.rs`). The slot that was synced last
 //! is left alone until the other one is synced, so that a power cut during a write leaves a whole one. The
 //! slots are made at full size at once, so that a full disk does not stop them.
 //!

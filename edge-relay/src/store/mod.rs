@@ -10,7 +10,7 @@
 //!   reached                   the last sequence that was committed, exact after a kill (`reached.rs`)
 //!   backlog/
 //!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading (`segment.rs`)
-//!       db  conf  blobs/      sled, written once; blobs stays empty
+//!       db  conf  blobs/      sled, written once; db may end in zeroes (`ahead.rs`), blobs stays empty
 //!       meta                  epoch, village, salt (JSON)
 //!       closed                the sidecar, once it takes no more: where each frame lies
 //!   refused/                  readings that the hub never takes, one file each (`refused.rs`)

@@ -94,7 +94,7 @@ fn other(part: &mut Part, kind: Kind, payload_bytes: usize, limit: Duration) -> 
         payload_bytes,
     };
     let result = load::run_within(server.address, load, "meter", limit)?;
-    server.save()?;
+    server.save();
     let fill_kib = memory_kib(server.pid().as_raw().try_into()?, "VmHWM");
     let disk = disk_bytes(server.data());
     let accepts = server.kill_and_restart()?;
