@@ -41,6 +41,7 @@ pub async fn knock(
             version,
             tls: tls.clone(),
             in_flight_max: 1,
+            network: None,
         };
         knock_once(plan, version).await
     };

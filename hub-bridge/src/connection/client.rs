@@ -3,6 +3,7 @@
 use rumqttc::v5::mqttbytes::QoS as QoS5;
 use rumqttc::{QoS as QoS4, v5};
 
+use super::stream::{Request, Requests};
 use crate::classify::{ErrorClass, Failure};
 use crate::packet::Outgoing;
 
@@ -11,11 +12,17 @@ use crate::packet::Outgoing;
 pub(super) enum Client {
     V4(rumqttc::AsyncClient),
     V5(v5::AsyncClient),
+    /// Not rumqttc's, but over a stream that was handed in.
+    Stream(Requests),
 }
 
 impl Client {
     /// Gives a `QoS` 1 publish to the event loop, whose queue is as long as the most that can be in flight.
     pub(super) fn publish(&self, outgoing: Outgoing) -> Result<(), Failure> {
+        if let Self::Stream(requests) = self {
+            let gone = |_| Failure::new(ErrorClass::Connect, "the connection ended");
+            return requests.send(Request::Publish(outgoing)).map_err(gone);
+        }
         let Outgoing {
             topic,
             retain,
@@ -44,6 +51,7 @@ impl Client {
             Self::V4(client) => client
                 .try_publish(topic, QoS4::AtLeastOnce, retain, payload)
                 .map_err(|error| failed(&error)),
+            Self::Stream(_) => Ok(()),
         }
     }
 
@@ -52,6 +60,7 @@ impl Client {
         match self {
             Self::V5(client) => client.try_disconnect().map_err(|_| ()),
             Self::V4(client) => client.try_disconnect().map_err(|_| ()),
+            Self::Stream(requests) => requests.send(Request::Disconnect).map_err(|_| ()),
         }
     }
 }

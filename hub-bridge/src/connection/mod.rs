@@ -6,10 +6,12 @@
 //! its own, since a poll that is dropped half-way can lose a packet.
 
 mod client;
+mod stream;
 mod tls;
 mod v4;
 mod v5;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -18,6 +20,7 @@ use tokio::task::JoinHandle;
 use crate::classify::{ErrorClass, Failure, VersionHint};
 use crate::inflight::{InFlight, PacketId, Ticket};
 use crate::packet::Outgoing;
+use crate::platform::Network;
 use crate::settings::HubSettings;
 use crate::version::Version;
 
@@ -33,6 +36,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) tls: Option<TlsConfig>,
     /// At most so many publishes in flight, whatever the hub allows.
     pub(crate) in_flight_max: u16,
+    /// Where the byte stream comes from; `None`: from rumqttc.
+    pub(crate) network: Option<&'a Arc<dyn Network>>,
 }
 
 /// What the hub said in its CONNACK.
@@ -115,6 +120,13 @@ impl Connection {
             events,
         };
         let (client, task) = match plan.version {
+            Version::V5 if let Some(network) = plan.network => {
+                let (client, source) = stream::open(&plan, network);
+                (
+                    Client::Stream(client),
+                    tokio::spawn(driver.run(source, timeout)),
+                )
+            }
             Version::V5 => {
                 let (client, source) = v5::open(plan);
                 (

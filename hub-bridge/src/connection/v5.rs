@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, PubAckReason};
+use rumqttc::v5::mqttbytes::v5::{ConnAck, Packet, PubAck, PubAckReason};
 use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 use rumqttc::{NetworkOptions, Outgoing, TlsConfiguration, Transport};
 
@@ -61,7 +61,7 @@ impl super::EventLoop for Loop {
     }
 }
 
-fn limits(connack: &ConnAck) -> HubLimits {
+pub(super) fn limits(connack: &ConnAck) -> HubLimits {
     let properties = connack.properties.as_ref();
     HubLimits {
         receive_maximum: properties.and_then(|p| p.receive_max),
@@ -74,12 +74,14 @@ fn signal(event: Event) -> Signal {
     match event {
         Event::Outgoing(Outgoing::Publish(id)) => Signal::Sent(PacketId(id)),
         Event::Outgoing(Outgoing::Disconnect) => Signal::Disconnected,
-        Event::Incoming(Packet::PubAck(ack)) => {
-            Signal::Answered(PacketId(ack.pkid), verdict(ack.reason))
-        }
+        Event::Incoming(Packet::PubAck(ack)) => answered(&ack),
         Event::Incoming(Packet::ConnAck(connack)) => Signal::Accepted(limits(&connack)),
         _ => Signal::Other,
     }
+}
+
+pub(super) fn answered(ack: &PubAck) -> Signal {
+    Signal::Answered(PacketId(ack.pkid), verdict(ack.reason))
 }
 
 fn verdict(reason: PubAckReason) -> Verdict {
