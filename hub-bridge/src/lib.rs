@@ -12,6 +12,7 @@
 pub mod backlog;
 pub mod backoff;
 pub mod bridge;
+mod bulk_tcp;
 pub mod classify;
 pub mod clock;
 mod connection;

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
+use crate::bulk_tcp::BulkTcp;
+
 /// Bytes there and back: a TCP connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -29,7 +31,7 @@ pub trait Network: Send + Sync + 'static {
     fn connect(&self, host: &str, port: u16) -> Connecting;
 }
 
-/// TCP, with small packets sent at once.
+/// TCP, with small packets sent at once and many small ones read in bulk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tcp;
 
@@ -39,7 +41,7 @@ impl Network for Tcp {
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(stream) as Box<dyn Stream>)
+            Ok(Box::new(BulkTcp::new(stream)?) as Box<dyn Stream>)
         })
     }
 }

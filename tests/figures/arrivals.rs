@@ -24,8 +24,8 @@ pub(crate) struct Seen {
     pub(crate) last: Option<Instant>,
 }
 
-/// A subscriber on a thread of its own, until the hub closes the connection.
-#[derive(Debug)]
+/// What a subscriber on a thread of its own saw, until the hub closes the connection; or what a hub that counts saw.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Arrivals(Arc<Mutex<Seen>>);
 
 impl Arrivals {
@@ -49,11 +49,16 @@ impl Arrivals {
                 {
                     told.lock()
                         .unwrap_or_else(PoisonError::into_inner)
-                        .count(&publish);
+                        .count(&publish.topic, &publish.payload);
                 }
             }
         });
         Self(seen)
+    }
+
+    /// Has many counted at once.
+    pub(crate) fn count_all<T>(&self, count: impl FnOnce(&mut Seen) -> T) -> T {
+        count(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Waits for `readings` different ones.
@@ -114,12 +119,14 @@ impl Read for Bulk {
 }
 
 impl Seen {
-    fn count(&mut self, publish: &Publish) {
+    /// One arrived.
+    pub(crate) fn count(&mut self, topic: &str, payload: &[u8]) {
         let mut hasher = DefaultHasher::new();
-        let topic = publish.topic.as_str();
         // Bridges put prefixes before a topic; the meter's own part is the last three levels.
-        let own = topic.rsplitn(4, '/').take(3).collect::<Vec<_>>();
-        (own, publish.payload.get(..18)).hash(&mut hasher);
+        for level in topic.rsplitn(4, '/').take(3) {
+            level.hash(&mut hasher);
+        }
+        payload.get(..18).hash(&mut hasher);
         let now = Instant::now();
         self.first.get_or_insert(now);
         self.deliveries += 1;

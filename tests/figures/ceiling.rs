@@ -17,35 +17,18 @@ const REST: Duration = Duration::from_micros(500);
 const AHEAD_BYTES: usize = 256 * 1024;
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Sends `load` over `connections`, and returns when the last PUBACK is there. `identity`: MQTT 5 with the user
-/// properties of a relay's reading, else plain MQTT 3.1.1 as a bridge that adds nothing.
-pub(crate) fn run(hub: SocketAddr, load: Load, connections: usize, identity: bool) -> Result<()> {
-    std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..connections)
-            .map(|n| scope.spawn(move || client(hub, load, n, connections, identity)))
-            .collect();
-        for client in clients {
-            match client.join() {
-                Ok(result) => result?,
-                Err(_) => bail!("an ideal client panicked"),
-            }
-        }
-        Ok(())
-    })
-}
-
-fn client(hub: SocketAddr, load: Load, n: usize, of: usize, identity: bool) -> Result<()> {
-    let version = if identity { Version::V5 } else { Version::V4 };
-    let wire: Vec<Vec<u8>> = (n..load.readings)
-        .step_by(of)
-        .enumerate()
-        .map(|(place, number)| publish(load, number, place, version))
+/// Sends `load` over one connection (more bring nothing), and returns when the last PUBACK is there. MQTT 5 with the user
+/// properties of a relay's reading.
+pub(crate) fn run(hub: SocketAddr, load: Load) -> Result<()> {
+    let version = Version::V5;
+    let wire: Vec<Vec<u8>> = (0..load.readings)
+        .map(|number| publish(load, number, version))
         .collect();
     let mut socket = TcpStream::connect(hub)?;
     socket.set_nodelay(true)?;
-    socket.write_all(&Connect::new(version, &format!("ideal-{n}")).encode())?;
+    socket.write_all(&Connect::new(version, "ideal").encode())?;
+    connack(&mut socket)?;
     let mut acks = Acks::default();
-    acks.connack(&mut socket)?;
     socket.set_nonblocking(true)?;
     let until = Instant::now() + DEADLINE;
     let (mut next, mut flight_bytes, mut landed) = (0, 0, 0);
@@ -81,13 +64,12 @@ fn client(hub: SocketAddr, load: Load, n: usize, of: usize, identity: bool) -> R
     Ok(())
 }
 
-fn publish(load: Load, number: usize, place: usize, version: Version) -> Vec<u8> {
+fn publish(load: Load, number: usize, version: Version) -> Vec<u8> {
     let client = number % load.clients;
     let topic = format!("villages/{VILLAGE}/meters/meter-{client}/energy");
-    let mut plain = Vec::new();
-    let packet_id = u16::try_from(place % 65_000 + 1).unwrap_or(1);
-    crate::load::publish_packet(&mut plain, "", packet_id, number, load.payload_bytes);
-    let payload = plain.split_off(plain.len() - load.payload_bytes);
+    let packet_id = u16::try_from(number % 65_000 + 1).unwrap_or(1);
+    let mut payload = format!("{{\"n\":{number:012},\"v\":\"").into_bytes();
+    payload.resize(load.payload_bytes, b'x');
     let mut properties: Vec<Property> = Vec::new();
     if version == Version::V5 {
         let pair = |key: &str, value: String| (property::USER, Value::Pair(key.to_owned(), value));
@@ -106,6 +88,17 @@ fn publish(load: Load, number: usize, place: usize, version: Version) -> Vec<u8>
     .encode(version)
 }
 
+fn connack(socket: &mut TcpStream) -> Result<()> {
+    let mut head = [0; 2];
+    socket.read_exact(&mut head)?;
+    let mut body = vec![0; usize::from(head[1])];
+    socket.read_exact(&mut body)?;
+    if head[0] != 0x20 || body.get(1) != Some(&0) {
+        bail!("CONNACK {head:?} {body:?}");
+    }
+    Ok(())
+}
+
 /// Counts PUBACKs in a stream of bytes.
 #[derive(Debug, Default)]
 struct Acks {
@@ -114,17 +107,6 @@ struct Acks {
 }
 
 impl Acks {
-    fn connack(&mut self, socket: &mut TcpStream) -> Result<()> {
-        let mut head = [0; 2];
-        socket.read_exact(&mut head)?;
-        let mut body = vec![0; usize::from(head[1])];
-        socket.read_exact(&mut body)?;
-        if head[0] != 0x20 || body.get(1) != Some(&0) {
-            bail!("CONNACK {head:?} {body:?}");
-        }
-        Ok(())
-    }
-
     fn read(&mut self, socket: &mut TcpStream) -> Result<()> {
         let mut buffer = [0; 64 * 1024];
         loop {

@@ -7,6 +7,7 @@ mod arrivals;
 mod ceiling;
 mod drain;
 mod floor;
+mod least_hub;
 mod links;
 mod load;
 mod memory;
@@ -43,7 +44,6 @@ fn main() -> Result<()> {
     match figure.as_str() {
         "pubacks" => pubacks::run(&arguments),
         "drain" => drain::run(&arguments),
-        "ceiling" => drain::ceiling(&arguments),
         "thin" => links::thin(&arguments),
         "flapping" => links::flapping(&arguments),
         "memory" => memory::run(&arguments),
