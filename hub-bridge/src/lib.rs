@@ -12,6 +12,7 @@
 pub mod backlog;
 pub mod backoff;
 pub mod bridge;
+mod bulk_tcp;
 pub mod classify;
 pub mod clock;
 mod connection;
@@ -23,6 +24,7 @@ mod lanes;
 mod link;
 pub mod pace;
 mod packet;
+pub mod platform;
 pub mod probe;
 pub mod reading;
 mod retained;

@@ -4,8 +4,10 @@
 //! after `cargo build --release -p edge-relay`.
 
 mod arrivals;
+mod ceiling;
 mod drain;
 mod floor;
+mod least_hub;
 mod links;
 mod load;
 mod memory;
