@@ -83,8 +83,8 @@ impl Dice for SystemDice {
 /// The machine that a bridge runs on.
 #[derive(Clone)]
 pub struct Platform {
-    /// Connections to the hub; `None`: the MQTT client's own.
-    pub network: Option<Arc<dyn Network>>,
+    /// Connections to the hub.
+    pub network: Arc<dyn Network>,
     /// Work that blocks.
     pub workers: Arc<dyn Workers>,
     /// Chance.
@@ -94,7 +94,7 @@ pub struct Platform {
 impl Default for Platform {
     fn default() -> Self {
         Self {
-            network: None,
+            network: Arc::new(Tcp),
             workers: Arc::new(Threads),
             dice: Arc::new(SystemDice),
         }
