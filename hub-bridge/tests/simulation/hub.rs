@@ -70,6 +70,8 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Session {
     pub client_id: String,
+    /// Of MQTT: 5, or 4 for 3.1.1.
+    pub level: u8,
     pub limits: Limits,
     /// The CONNACK is there for the bridge to read.
     pub welcomed: bool,
@@ -83,6 +85,8 @@ pub struct Hub {
     pub mood: Mood,
     pub receive_maximum: Option<u16>,
     packet_bytes_max: Option<u32>,
+    /// How a hub answers MQTT 5 that knows 3.1.1 only; `None`: it knows 5.
+    knows_no_5: Option<Welcome>,
     clients: BTreeMap<String, u32>,
     /// The newest reading of each meter that arrived for the first time.
     newest: BTreeMap<u16, (usize, u64)>,
@@ -94,6 +98,7 @@ impl Hub {
             mood: Mood::CALM,
             receive_maximum: scene.receive_maximum,
             packet_bytes_max: scene.packet_bytes_max,
+            knows_no_5: scene.knows_no_5,
             clients: BTreeMap::new(),
             newest: BTreeMap::new(),
         }
@@ -117,6 +122,10 @@ impl World {
         self.hub.clients.retain(|_, open| *open != conn);
     }
 
+    pub fn hub_forgets_all(&mut self) {
+        self.hub.clients.clear();
+    }
+
     /// Says it after thinking.
     fn says(&mut self, conn: u32, bytes: Vec<u8>) {
         let most = u64::try_from(self.hub.mood.thinks.as_millis()).unwrap();
@@ -134,13 +143,24 @@ impl World {
         self.at(at, Event::HubHangsUp(conn));
     }
 
+    fn disconnects(&mut self, conn: u32, reason: u8) {
+        let now = self.now();
+        if self
+            .wire
+            .conns
+            .get(&conn)
+            .is_some_and(|c| c.session.level == 5)
+        {
+            self.at(now, Event::HubSays(conn, packets::disconnect(reason)));
+        }
+        self.hangs_up(conn);
+    }
+
     /// DISCONNECT with a reason to everyone.
     pub fn hub_disconnects_all(&mut self, reason: u8) {
         let conns: Vec<u32> = self.hub.clients.values().copied().collect();
         for conn in conns {
-            let now = self.now();
-            self.at(now, Event::HubSays(conn, packets::disconnect(reason)));
-            self.hangs_up(conn);
+            self.disconnects(conn, reason);
         }
     }
 
@@ -149,28 +169,36 @@ impl World {
             return;
         };
         let client_id = connect.client_id.clone();
-        self.holds(client_id.starts_with(VILLAGE) && connect.level == 5, || {
+        self.holds(client_id.starts_with(VILLAGE), || {
             format!("a CONNECT of {client_id:?}")
         });
         if let Some(other) = self.hub.clients.insert(client_id.clone(), conn) {
-            let now = self.now();
-            self.at(now, Event::HubSays(other, packets::disconnect(0x8e)));
-            self.hangs_up(other);
+            self.disconnects(other, 0x8e);
             self.hub.clients.insert(client_id.clone(), conn);
         }
+        let five = connect.level == 5;
         let limits = Limits {
-            receive_maximum: self.hub.receive_maximum,
-            packet_bytes_max: self.hub.packet_bytes_max,
+            receive_maximum: self.hub.receive_maximum.filter(|_| five),
+            packet_bytes_max: self.hub.packet_bytes_max.filter(|_| five),
         };
         if let Some(open) = self.wire.conns.get_mut(&conn) {
             open.session.client_id = client_id;
             open.session.limits = limits;
         }
-        let hello = packets::connack(0, limits.receive_maximum, limits.packet_bytes_max);
-        match self.hub.mood.welcome {
+        let connack = |code| match code {
+            _ if !five => packets::connack_311(code),
+            0 => packets::connack(0, limits.receive_maximum, limits.packet_bytes_max),
+            _ => packets::connack(code, None, None),
+        };
+        let hello = connack(0);
+        let welcome = match self.hub.knows_no_5 {
+            Some(welcome) if five => welcome,
+            _ => self.hub.mood.welcome,
+        };
+        match welcome {
             Welcome::Accept => self.says(conn, hello),
             Welcome::Refuse(code) => {
-                self.says(conn, packets::connack(code, None, None));
+                self.says(conn, connack(code));
                 self.hangs_up(conn);
             }
             Welcome::Silence => {}
@@ -190,10 +218,17 @@ impl World {
         let (id, packet_id) = (publish.id, publish.packet_id);
         self.arrived(conn, id);
         let mood = self.hub.mood;
+        let five = self
+            .wire
+            .conns
+            .get(&conn)
+            .is_some_and(|c| c.session.level == 5);
         match self.store.slot(id).map_or(Poison::None, |slot| slot.poison) {
             Poison::None => {}
             Poison::Close => return self.hangs_up(conn),
             Poison::Silence => return,
+            // 3.1.1 has no way to say so.
+            Poison::Reason(_) if !five => return self.hangs_up(conn),
             Poison::Reason(code) => return self.says(conn, packets::puback(packet_id, code)),
         }
         if self.rng.chance(mood.forgets) {
@@ -206,10 +241,14 @@ impl World {
             let reason = *self
                 .rng
                 .pick(&[0x00, 0x82, 0x87, 0x89, 0x8b, 0x8d, 0x93, 0x97]);
-            self.says(conn, packets::disconnect(reason));
+            if five {
+                self.says(conn, packets::disconnect(reason));
+            }
             return self.hangs_up(conn);
         }
-        let mut answer = if self.rng.chance(mood.refuses) {
+        let mut answer = if !five {
+            packets::puback(packet_id, 0)
+        } else if self.rng.chance(mood.refuses) {
             packets::puback(packet_id, mood.reason)
         } else if self.rng.chance(mood.no_subscriber) {
             packets::puback(packet_id, 0x10)
@@ -322,7 +361,13 @@ impl World {
         let whole = store::payload(id, slot.bytes) == publish.payload;
         let topic = format!("villages/{VILLAGE}/{}", store::meter_topic(slot.meter));
         let identity = format!("{:08x}/{}", id.0, id.1);
-        let same = whole && topic == publish.topic && Some(&identity) == publish.identity.as_ref();
+        let five = self
+            .wire
+            .conns
+            .get(&conn)
+            .is_some_and(|c| c.session.level == 5);
+        let named = publish.identity.as_ref() == five.then_some(&identity);
+        let same = whole && topic == publish.topic && named;
         self.holds(same, || format!("{id:?} left as another: {publish:?}"));
         self.holds(!confirmed, || {
             format!("{id:?} goes again after it was confirmed")

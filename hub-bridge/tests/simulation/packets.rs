@@ -8,7 +8,6 @@ pub const CONNACK: u8 = 2;
 pub const PUBLISH: u8 = 3;
 pub const PUBACK: u8 = 4;
 pub const PINGREQ: u8 = 12;
-pub const DISCONNECT: u8 = 14;
 
 /// A whole packet of the bridge.
 #[derive(Debug, Clone)]
@@ -57,7 +56,8 @@ fn text(body: &[u8], at: usize) -> (String, usize) {
 }
 
 /// Takes the whole packets from the front of `bytes`; what remains is the beginning of the next.
-pub fn take_whole(bytes: &mut Vec<u8>) -> Vec<Packet> {
+/// `level` is that of the CONNECT before, 0 where it is still to come.
+pub fn take_whole(bytes: &mut Vec<u8>, level: &mut u8) -> Vec<Packet> {
     let mut packets = Vec::new();
     let mut at = 0;
     while let Some((length, field)) = bytes.get(at + 1..).and_then(remaining) {
@@ -65,19 +65,21 @@ pub fn take_whole(bytes: &mut Vec<u8>) -> Vec<Packet> {
         let Some(whole) = bytes.get(body..body + length) else {
             break;
         };
-        packets.push(packet(bytes[at], whole, 1 + field + length));
+        let packet = packet(bytes[at], whole, 1 + field + length, *level);
+        *level = packet.connect.as_ref().map_or(*level, |c| c.level);
+        packets.push(packet);
         at = body + length;
     }
     bytes.drain(..at);
     packets
 }
 
-fn packet(first: u8, body: &[u8], size: usize) -> Packet {
+fn packet(first: u8, body: &[u8], size: usize, level: u8) -> Packet {
     let kind = first >> 4;
     Packet {
         kind,
         size,
-        publish: (kind == PUBLISH).then(|| publish(first, body)),
+        publish: (kind == PUBLISH).then(|| publish(first, body, level)),
         connect: (kind == CONNECT).then(|| connect(body)),
     }
 }
@@ -93,11 +95,15 @@ fn connect(body: &[u8]) -> Connect {
     Connect { level, client_id }
 }
 
-fn publish(first: u8, body: &[u8]) -> Publish {
+fn publish(first: u8, body: &[u8], level: u8) -> Publish {
     let (topic, at) = text(body, 0);
     let packet_id = u16::from_be_bytes([body[at], body[at + 1]]);
     let at = at + 2;
-    let (length, field) = remaining(&body[at..]).expect("the length of properties");
+    let (length, field) = if level == 5 {
+        remaining(&body[at..]).expect("the length of properties")
+    } else {
+        (0, 0)
+    };
     let properties = &body[at + field..at + field + length];
     let payload = body[at + field + length..].to_vec();
     let id = if payload.len() < 12 {
@@ -159,6 +165,19 @@ pub fn puback(packet_id: u16, code: u8) -> Vec<u8> {
 
 pub fn disconnect(code: u8) -> Vec<u8> {
     vec![0xe0, 2, code, 0]
+}
+
+/// MQTT 3.1.1 knows neither properties nor most of the reasons.
+pub fn connack_311(code: u8) -> Vec<u8> {
+    let code = match code {
+        0 => 0,
+        0x84 => 1,
+        0x85 => 2,
+        0x86 => 4,
+        0x87 => 5,
+        _ => 3,
+    };
+    vec![0x20, 2, 0, code]
 }
 
 /// Kind, packet id and code of each packet in bytes that a hub sent.

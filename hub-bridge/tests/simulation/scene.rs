@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::dice::Rng;
+use super::hub::Welcome;
 
 pub const VILLAGE: &str = "bamenda-01";
 
@@ -43,6 +44,8 @@ pub struct Scene {
     pub delay: Duration,
     pub receive_maximum: Option<u16>,
     pub packet_bytes_max: Option<u32>,
+    /// How a hub answers MQTT 5 that knows 3.1.1 only; `None`: it knows 5.
+    pub knows_no_5: Option<Welcome>,
     /// Storms before the run ends.
     pub storms: u64,
     pub storm_actions: u64,
@@ -64,8 +67,20 @@ impl Scene {
         };
         let poisoned = rng.chance(0.4);
         let poison = rng.log_between(0.0003, 0.01);
+        let protocol = *rng.pick(&[
+            ProtocolChoice::V5,
+            ProtocolChoice::V5,
+            ProtocolChoice::V5,
+            ProtocolChoice::Auto,
+            ProtocolChoice::V311,
+        ]);
+        let knows_no_5 = (protocol == ProtocolChoice::Auto && rng.chance(0.5))
+            .then(|| *rng.pick(&[Welcome::Close, Welcome::Refuse(0x84)]));
+        let mut settings = settings(rng);
+        settings.hub.protocol = protocol;
         Self {
-            settings: settings(rng),
+            settings,
+            knows_no_5,
             meters: rng.between(1, 12),
             reading_bytes_max: rng.log_between(30.0, 4000.0),
             poison: if poisoned { poison } else { 0.0 },
@@ -78,12 +93,27 @@ impl Scene {
         }
     }
 
+    /// The most readings that may be in flight at once: what all connections hold, or what the bytes allow.
+    pub fn flight_max(&self) -> usize {
+        let hub = &self.settings.hub;
+        let connections = usize::from(hub.connections_max);
+        let least_packet = 60;
+        (connections * usize::from(hub.in_flight_max))
+            .min(hub.in_flight_bytes_max / least_packet + connections)
+    }
+
     /// Within so long a calm link must have carried `readings` of `bytes` in all, with `poisoned` among them.
     pub fn patience(&self, readings: usize, bytes: u64, poisoned: u32) -> Duration {
         let hub = &self.settings.hub;
         let retry = &self.settings.retry;
         let round_trip = self.delay * 2;
         // What waits out the storm: one wait of each kind, one look at a silent link.
+        // A guess at the version is looked at again after ten minutes.
+        let versions = if hub.protocol == ProtocolChoice::Auto {
+            Duration::from_secs(700)
+        } else {
+            Duration::ZERO
+        };
         let aftermath = retry.max_rejected * 2 + retry.max * 2 + hub.progress_timeout * 2;
         // A receive maximum of one, or one reading at a time: each may take a round trip, its rest and its share.
         let one_by_one =
@@ -94,7 +124,7 @@ impl Scene {
         let each =
             hub.progress_timeout + hub.connect_timeout + retry.max + retry.max_rejected + largest;
         let suspects = (each + round_trip * 40) * 10 * poisoned;
-        aftermath + one_by_one * 2 + carried + suspects + Duration::from_secs(120)
+        aftermath + one_by_one * 2 + carried + suspects + Duration::from_secs(120) + versions
     }
 
     fn zone(&self) -> TimeZone {
@@ -170,7 +200,6 @@ fn settings(rng: &mut Rng) -> BridgeSettings {
 /// Another valid edit of the settings.
 pub fn change(settings: &mut BridgeSettings, rng: &mut Rng) {
     let hub = &mut settings.hub;
-    hub.protocol = ProtocolChoice::V5;
     hub.keep_alive = Duration::from_secs(rng.between(5, 120));
     hub.connect_timeout = Duration::from_secs(rng.between(5, 30));
     hub.progress_timeout = Duration::from_secs(rng.between(5, 60));

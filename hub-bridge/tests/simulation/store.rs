@@ -85,7 +85,6 @@ pub struct Store {
 #[derive(Default)]
 struct Alive {
     count: AtomicI64,
-    bytes: AtomicI64,
 }
 
 struct Tracked {
@@ -102,8 +101,6 @@ impl AsRef<[u8]> for Tracked {
 impl Drop for Tracked {
     fn drop(&mut self) {
         self.alive.count.fetch_sub(1, Ordering::Relaxed);
-        let bytes = i64::try_from(self.bytes.len()).unwrap();
-        self.alive.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
@@ -200,10 +197,6 @@ impl Store {
         usize::try_from(self.alive.count.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    pub fn alive_bytes(&self) -> usize {
-        usize::try_from(self.alive.bytes.load(Ordering::Relaxed)).unwrap_or(0)
-    }
-
     pub fn wake(&self) {
         self.appended.send_modify(|n| *n += 1);
     }
@@ -211,8 +204,6 @@ impl Store {
     fn reading(&self, id: Id, slot: &Slot) -> Arc<Reading> {
         let bytes = payload(id, slot.bytes);
         self.alive.count.fetch_add(1, Ordering::Relaxed);
-        let size = i64::try_from(bytes.len()).unwrap();
-        self.alive.bytes.fetch_add(size, Ordering::Relaxed);
         let alive = Arc::clone(&self.alive);
         Arc::new(Reading {
             sequence: Sequence(id.1),

@@ -286,6 +286,7 @@ async fn edit_settings(shared: &Shared, handle: &BridgeHandle) {
             world.drains.edits += 1;
             world.step(Note::Settings("edited"));
             world.scene.settings = edited.clone();
+            world.flight_max = world.flight_max.max(world.scene.flight_max());
         }
         (wrong, edited)
     };

@@ -58,7 +58,8 @@ pub struct Conn {
     /// What the bridge reads after all bytes.
     end: Option<io::ErrorKind>,
     pub bridge_closed: bool,
-    /// Nothing from the hub arrives sooner.
+    /// Nothing to the hub arrives sooner, and nothing from it.
+    there_at: Duration,
     back_at: Duration,
     /// Publishes that the bridge sent and no answer came for, by packet id.
     pub flight: BTreeMap<u16, Id>,
@@ -304,7 +305,11 @@ impl World {
         self.wire.queue.clear();
         self.wire.events.clear();
         self.wire.held.clear();
-        self.wire.conns.clear();
+        for (_, open) in std::mem::take(&mut self.wire.conns) {
+            let lost: Vec<Id> = open.flight.into_values().collect();
+            self.lost_in_flight(&lost);
+        }
+        self.hub_forgets_all();
         let now = self.now();
         self.wire.up_free_at = now;
         self.wire.down_free_at = now;
@@ -325,13 +330,23 @@ impl World {
             return;
         };
         open.partial.extend(bytes);
-        for packet in packets::take_whole(&mut open.partial) {
+        for packet in packets::take_whole(&mut open.partial, &mut open.session.level) {
             self.left(conn, &packet);
             let free = self.wire.up_free_at.max(now) + self.wire.carries(packet.size);
             self.wire.up_free_at = free;
             let arrives = free + self.wire.delay;
+            let arrives = self.arrival(conn, arrives);
             self.at(arrives, Event::ToHub(conn, packet));
         }
+    }
+
+    /// A connection's bytes do not overtake each other, also where the delay shrinks.
+    fn arrival(&mut self, conn: u32, at: Duration) -> Duration {
+        let open = self.wire.conns.get_mut(&conn);
+        open.map_or(at, |open| {
+            open.there_at = open.there_at.max(at);
+            open.there_at
+        })
     }
 
     /// A packet left the bridge.
@@ -435,6 +450,9 @@ impl AsyncWrite for SimStream {
 impl Drop for SimStream {
     fn drop(&mut self) {
         let mut world = self.world.lock();
+        if !world.lives() {
+            return;
+        }
         let conn = self.conn;
         let Some(open) = world.wire.conns.get_mut(&conn) else {
             return;
@@ -447,6 +465,7 @@ impl Drop for SimStream {
         world.lost_in_flight(&lost);
         world.step(Note::BridgeCloses { conn });
         let at = world.wire.up_free_at.max(world.now()) + world.wire.delay;
+        let at = world.arrival(conn, at);
         world.at(at, Event::HubHearsEnd(conn));
     }
 }

@@ -22,7 +22,8 @@ use super::scene::Scene;
 use super::store::Store;
 use super::wire::Wire;
 
-const TRACE_KEPT: usize = 400;
+/// Read ahead while fewer than 512 wait, 512 at once: what waits, what is read.
+const READ_AHEAD_MAX: usize = 512 + 512 + 512;
 
 /// A reading: epoch and sequence.
 pub type Id = (u32, u64);
@@ -145,6 +146,9 @@ pub struct World {
     base: Duration,
     digest: DefaultHasher,
     trace: VecDeque<(Duration, Note)>,
+    trace_kept: usize,
+    /// The most readings that may be in flight with the settings of any life so far.
+    pub flight_max: usize,
     broken: Option<String>,
     /// Woken when the wire's next event is sooner than it was.
     pub pump: Arc<Notify>,
@@ -172,6 +176,11 @@ impl World {
         self.step(Note::Life(life));
     }
 
+    /// Whether a process runs; what its end drops says nothing.
+    pub fn lives(&self) -> bool {
+        self.life_began.is_some()
+    }
+
     pub fn end_life(&mut self) {
         self.base = self.now();
         self.life_began = None;
@@ -184,7 +193,7 @@ impl World {
         self.totals.steps += 1;
         now.hash(&mut self.digest);
         note.hash(&mut self.digest);
-        if self.trace.len() == TRACE_KEPT {
+        if self.trace.len() == self.trace_kept {
             self.trace.pop_front();
         }
         self.trace.push_back((now, note));
@@ -208,6 +217,10 @@ impl World {
     pub fn check_memory(&mut self) {
         let alive = self.store.alive();
         self.totals.most_alive = self.totals.most_alive.max(alive);
+        let most = READ_AHEAD_MAX + self.flight_max;
+        self.holds(alive <= most, || {
+            format!("the bridge holds {alive} readings, and needs {most} at most")
+        });
     }
 
     pub fn broken(&self) -> Option<&str> {
@@ -218,10 +231,9 @@ impl World {
         self.digest.finish()
     }
 
-    pub fn trace(&self, last: usize) -> String {
-        let skip = self.trace.len().saturating_sub(last);
+    pub fn trace(&self) -> String {
         let mut text = String::new();
-        for (at, note) in self.trace.iter().skip(skip) {
+        for (at, note) in &self.trace {
             text += &format!("{:>14.6}  {note:?}\n", at.as_secs_f64());
         }
         text
@@ -233,7 +245,8 @@ impl World {
 pub struct Shared(Arc<Mutex<World>>);
 
 impl Shared {
-    pub fn new(seed: u64) -> Self {
+    /// The world of `seed`, which remembers its last `trace_kept` steps.
+    pub fn new(seed: u64, trace_kept: usize) -> Self {
         let mut rng = Rng::new(seed);
         let scene = Scene::of(&mut rng);
         let world = World {
@@ -248,6 +261,8 @@ impl Shared {
             base: Duration::ZERO,
             digest: DefaultHasher::new(),
             trace: VecDeque::new(),
+            trace_kept,
+            flight_max: scene.flight_max(),
             broken: None,
             pump: Arc::default(),
             alarm: Arc::default(),
