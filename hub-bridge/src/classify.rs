@@ -83,6 +83,8 @@ pub struct Failure {
     pub detail: String,
     /// What it says about MQTT 5 at this hub, where it happened before CONNACK.
     pub(crate) version: VersionHint,
+    /// Whether it may be the fault of a reading that was in flight.
+    pub(crate) accuses: bool,
 }
 
 /// What a failure before CONNACK says about the version that was offered.
@@ -103,7 +105,14 @@ impl Failure {
             class,
             detail: detail.into(),
             version: VersionHint::None,
+            accuses: true,
         }
+    }
+
+    /// A failure that says of itself that no reading is to blame for it: the hub lied, or wants nothing now.
+    pub(crate) fn of_no_reading(mut self) -> Self {
+        self.accuses = false;
+        self
     }
 
     pub(crate) fn hint(mut self, version: VersionHint) -> Self {

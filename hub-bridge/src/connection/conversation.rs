@@ -322,7 +322,8 @@ impl Conversation {
                     self.answers.push((ticket, verdict));
                 }
                 Heard::Accepted(..) => {
-                    return Err(Failure::new(ErrorClass::Protocol, "a second CONNACK"));
+                    let failure = Failure::new(ErrorClass::Protocol, "a second CONNACK");
+                    return Err(failure.of_no_reading());
                 }
                 Heard::Pong | Heard::Message => {}
             }
@@ -361,5 +362,5 @@ impl Conversation {
 }
 
 fn lie(error: InFlightError) -> Failure {
-    Failure::new(ErrorClass::Protocol, error.to_string())
+    Failure::new(ErrorClass::Protocol, error.to_string()).of_no_reading()
 }
