@@ -235,13 +235,14 @@ fn live(plan: &Plan, random: &mut StdRng, relay: &mut Relay, recorder: &Recorder
     for _ in 0..plan.restarts {
         let until = (Instant::now() + step).min(end);
         while Instant::now() < until {
-            let temper = match random.random_range(0..4) {
-                0 => Temper::ClosesAtConnect,
-                1 => Temper::VanishesAfter(random.random_range(1..300)),
-                _ => Temper::Honest,
+            // Away more often than there: what waits is what a cut can take.
+            let temper = match random.random_range(0..5) {
+                0 => Temper::Honest,
+                1 => Temper::VanishesAfter(random.random_range(1..2_000)),
+                _ => Temper::ClosesAtConnect,
             };
             hub.restart(temper);
-            let rest = Duration::from_millis(random.random_range(100..1_500));
+            let rest = step.mul_f64(random.random_range(0.2..0.8));
             std::thread::sleep(rest.min(until.saturating_duration_since(Instant::now())));
         }
         if random.random() {
@@ -253,7 +254,12 @@ fn live(plan: &Plan, random: &mut StdRng, relay: &mut Relay, recorder: &Recorder
         }
         relay.start();
     }
-    hub.restart(Temper::Honest);
+    let last = if random.random() {
+        Temper::Honest
+    } else {
+        Temper::ClosesAtConnect
+    };
+    hub.restart(last);
     wait_for("the time is over", within(300), || {
         (Instant::now() >= end).then_some(())
     });
