@@ -23,7 +23,7 @@ use tempfile::TempDir;
 pub use check::Found;
 pub use log::{Log, Recorder, Rule, op};
 pub use model::{Model, Names};
-pub use recording::{Plan, Recording};
+pub use recording::{Plan, Recorded, Recording};
 pub use state::Luck;
 
 /// What a seed stands for.

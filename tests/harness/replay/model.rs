@@ -133,6 +133,45 @@ impl Model {
         Ok(())
     }
 
+    /// Whether what programs see is what is below `path`, byte for byte.
+    ///
+    /// # Errors
+    /// Where it differs: something was done past the recorder.
+    pub fn is_at(&self, path: &std::path::Path) -> Result<(), String> {
+        self.node_is_at(0, path)
+    }
+
+    fn node_is_at(&self, id: Id, path: &std::path::Path) -> Result<(), String> {
+        let differs = |how: &str| Err(format!("{}: {how}; not all was recorded", path.display()));
+        match &self.nodes[id] {
+            Node::File(file) => match std::fs::read(path) {
+                Ok(bytes) if bytes == file.now => Ok(()),
+                Ok(_) => differs("another content"),
+                Err(error) => differs(&error.to_string()),
+            },
+            Node::Directory { now, .. } => {
+                let there = std::fs::read_dir(path).map(Iterator::count);
+                if there.ok() != Some(now.len()) {
+                    return differs("other names");
+                }
+                let mut names = now.iter();
+                names.try_for_each(|(name, child)| self.node_is_at(*child, &path.join(name)))
+            }
+        }
+    }
+
+    /// Does all of `log`, and what [`Model::is_at`] says of it then.
+    ///
+    /// # Errors
+    /// As there, and as [`Model::apply`].
+    pub fn explains(log: &Log, path: &std::path::Path) -> Result<(), String> {
+        let mut model = Self::new(Names::Strict, rand::SeedableRng::seed_from_u64(0));
+        for at in 0..log.records.len() {
+            model.apply(log, at)?;
+        }
+        model.is_at(path)
+    }
+
     /// Does what operation `at` did.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::local::{self, LocalJournal, Locals};
 use super::log::{Log, Recorder};
-use super::model::{Model, Names, Node};
+use super::model::Model;
 use crate::VILLAGE;
 use crate::fake_hub::{FakeHub, Temper};
 use crate::journal::{self, Journal};
@@ -59,7 +59,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Recording {
     home: PathBuf,
-    _temporary: Option<TempDir>,
+    temporary: Option<TempDir>,
     /// The operations.
     pub log: Log,
     /// The relay's configuration.
@@ -78,46 +78,22 @@ impl Recording {
     /// # Errors
     /// There is no recorder, or what it recorded is not all that happened.
     pub fn make(plan: &Plan, seed: u64) -> Result<Self, String> {
-        let temporary = tempfile::Builder::new()
-            .prefix("recording-")
-            .tempdir()
-            .unwrap();
-        let home = temporary.path().to_owned();
-        let root = home.join("disk");
-        fs::create_dir(&root).map_err(|error| error.to_string())?;
-        let recorder = Recorder::new(&root, &home).map_err(|error| error.to_string())?;
-        let ledger = Ledger::new(VILLAGE);
-        let hub = FakeHub::start(&ledger, Temper::Honest);
-        let mut relay = relay(&hub, &root, plan);
-        for (name, value) in recorder.environment()? {
-            relay.env(&name, &value);
-        }
-        relay.start();
-        let local = Locals::start(relay.mqtt).map_err(|error| error.to_string())?;
-        let fleet = Fleet::start(meters(&relay, &ledger));
+        let mut recorded = Recorded::new(plan.keep_forwarded)?;
+        recorded.relay.start();
+        let local = Locals::start(recorded.relay.mqtt).map_err(|error| error.to_string())?;
+        let fleet = Fleet::start(meters(&recorded.relay, &recorded.ledger));
         let mut random = StdRng::seed_from_u64(seed);
-        live(plan, &mut random, &mut relay, &recorder, &hub);
-        recorder.halt();
-        relay.kill();
+        live(plan, &mut random, &mut recorded);
+        recorded.kill();
         drop(fleet.stop());
-        let recording = Self {
-            log: recorder.log()?,
-            config: relay.config_text(),
-            topics: ledger.topics(),
-            journal: ledger.journal(),
-            local: local.stop(),
-            home,
-            _temporary: Some(temporary),
-        };
-        recording.save()?;
-        recording.is_complete(&root)?;
-        Ok(recording)
+        recorded.end(local.stop())
     }
 
-    fn save(&self) -> Result<(), String> {
+    fn save(&self, root: &Path) -> Result<(), String> {
         let write = |name: &str, text: String| {
             fs::write(self.home.join(name), text).map_err(|error| format!("{name}: {error}"))
         };
+        write("root", root.display().to_string())?;
         write("broker.toml", self.config.clone())?;
         write("topics", self.topics.join("\n"))?;
         write("journal", journal::to_text(&self.journal))?;
@@ -134,20 +110,19 @@ impl Recording {
             fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))
         };
         Ok(Self {
-            log: Log::read(&home.join("record"), &home.join("disk"))
-                .or_else(|_| Log::read(&home.join("record"), &home.join("gone")))?,
+            log: Log::read(&home.join("record"), Path::new(&read("root")?))?,
             config: read("broker.toml")?,
             topics: read("topics")?.lines().map(str::to_owned).collect(),
             journal: journal::from_text(&read("journal")?).ok_or("journal: not one")?,
             local: local::from_text(&read("local")?).ok_or("local: not one")?,
             home: home.to_owned(),
-            _temporary: None,
+            temporary: None,
         })
     }
 
     /// Keeps the recording's directory, and says where it is.
     pub fn keep(&mut self) -> &Path {
-        if let Some(temporary) = self._temporary.take() {
+        if let Some(temporary) = self.temporary.take() {
             let _ = temporary.keep();
         }
         &self.home
@@ -157,53 +132,92 @@ impl Recording {
     pub fn home(&self) -> &Path {
         &self.home
     }
-
-    /// Whether doing all that was recorded leads to what is in the directory, byte for byte: nothing was written past the
-    /// recorder.
-    fn is_complete(&self, root: &Path) -> Result<(), String> {
-        let mut model = Model::new(Names::Strict, StdRng::seed_from_u64(0));
-        for at in 0..self.log.records.len() {
-            model.apply(&self.log, at)?;
-        }
-        same(&model, 0, root)
-    }
 }
 
-fn same(model: &Model, id: usize, path: &Path) -> Result<(), String> {
-    let differs = |how: &str| Err(format!("{}: {how}; not all was recorded", path.display()));
-    match &model.nodes[id] {
-        Node::File(file) => match fs::read(path) {
-            Ok(bytes) if bytes == file.now => Ok(()),
-            Ok(_) => differs("another content"),
-            Err(error) => differs(&error.to_string()),
-        },
-        Node::Directory { now, .. } => {
-            let there = fs::read_dir(path).map(Iterator::count);
-            if there.ok() != Some(now.len()) {
-                return differs("other names");
-            }
-            now.iter()
-                .try_for_each(|(name, child)| same(model, *child, &path.join(name)))
-        }
-    }
+/// A relay that is recorded, and what is around it.
+#[derive(Debug)]
+pub struct Recorded {
+    /// The relay, not started yet.
+    pub relay: Relay,
+    /// Its recorder, by which it is told to fail.
+    pub recorder: Recorder,
+    /// Its hub.
+    pub hub: FakeHub,
+    /// What meters and hub saw.
+    pub ledger: Ledger,
+    temporary: TempDir,
+    root: PathBuf,
 }
 
-fn relay(hub: &FakeHub, root: &Path, plan: &Plan) -> Relay {
-    let mut relay = Relay::new(hub.address);
-    relay.set("data_dir", root.join(DATA).to_str().unwrap());
-    relay
-        .set("mqtt.forward", vec!["meters/#"])
-        .set("mqtt.session_queue_messages_max", 1_000_000)
-        .set("mqtt.session_queue_bytes_max", "64 MiB")
-        .set("mqtt.queues_bytes_max", "128 MiB");
-    relay
-        .set("backlog.segment_bytes", "1 MiB")
-        .set(
-            "backlog.keep_forwarded",
-            if plan.keep_forwarded { "7 days" } else { "0 s" },
-        )
-        .set("hub.retry_max", "1s");
-    relay
+impl Recorded {
+    /// A relay with an empty disk; `keep_forwarded`: segments stay after they were forwarded.
+    ///
+    /// # Errors
+    /// There is no recorder.
+    pub fn new(keep_forwarded: bool) -> Result<Self, String> {
+        let text = |error: std::io::Error| error.to_string();
+        let temporary = tempfile::Builder::new()
+            .prefix("recording-")
+            .tempdir()
+            .map_err(text)?;
+        let home = temporary.path().canonicalize().map_err(text)?;
+        let root = home.join("disk");
+        fs::create_dir(&root).map_err(text)?;
+        let recorder = Recorder::new(&root, &home).map_err(text)?;
+        let ledger = Ledger::new(VILLAGE);
+        let hub = FakeHub::start(&ledger, Temper::Honest);
+        let mut relay = Relay::new(hub.address);
+        relay
+            .set("data_dir", root.join(DATA).to_str().unwrap())
+            .set("mqtt.forward", vec!["meters/#"])
+            .set("mqtt.session_queue_messages_max", 1_000_000)
+            .set("mqtt.session_queue_bytes_max", "64 MiB")
+            .set("mqtt.queues_bytes_max", "128 MiB")
+            .set("backlog.segment_bytes", "1 MiB")
+            .set(
+                "backlog.keep_forwarded",
+                if keep_forwarded { "7 days" } else { "0 s" },
+            )
+            .set("hub.retry_max", "1s");
+        for (name, value) in recorder.environment()? {
+            relay.env(&name, &value);
+        }
+        Ok(Self {
+            relay,
+            recorder,
+            hub,
+            ledger,
+            temporary,
+            root,
+        })
+    }
+
+    /// kill -9, between two operations.
+    pub fn kill(&mut self) {
+        self.recorder.halt();
+        self.relay.kill();
+        self.recorder.go_on();
+    }
+
+    /// What was recorded, after the relay has ended.
+    ///
+    /// # Errors
+    /// It is not all that was written.
+    pub fn end(self, local: LocalJournal) -> Result<Recording, String> {
+        let recording = Recording {
+            log: self.recorder.log()?,
+            config: self.relay.config_text(),
+            topics: self.ledger.topics(),
+            journal: self.ledger.journal(),
+            local,
+            home: self.temporary.path().to_owned(),
+            temporary: Some(self.temporary),
+        };
+        recording.save(&self.root)?;
+        // Nothing was written past the recorder.
+        Model::explains(&recording.log, &self.root)?;
+        Ok(recording)
+    }
 }
 
 fn meters(relay: &Relay, ledger: &Ledger) -> Vec<Meter> {
@@ -229,7 +243,7 @@ fn meters(relay: &Relay, ledger: &Ledger) -> Vec<Meter> {
 }
 
 /// The hub comes and goes, the relay is restarted and killed.
-fn live(plan: &Plan, random: &mut StdRng, relay: &mut Relay, recorder: &Recorder, hub: &FakeHub) {
+fn live(plan: &Plan, random: &mut StdRng, recorded: &mut Recorded) {
     let end = Instant::now() + plan.lasts;
     let step = plan.lasts / (plan.restarts + 1);
     for _ in 0..plan.restarts {
@@ -241,25 +255,23 @@ fn live(plan: &Plan, random: &mut StdRng, relay: &mut Relay, recorder: &Recorder
                 1 => Temper::VanishesAfter(random.random_range(1..2_000)),
                 _ => Temper::ClosesAtConnect,
             };
-            hub.restart(temper);
+            recorded.hub.restart(temper);
             let rest = step.mul_f64(random.random_range(0.2..0.8));
             std::thread::sleep(rest.min(until.saturating_duration_since(Instant::now())));
         }
         if random.random() {
-            relay.stop();
+            recorded.relay.stop();
         } else {
-            recorder.halt();
-            relay.kill();
-            recorder.go_on();
+            recorded.kill();
         }
-        relay.start();
+        recorded.relay.start();
     }
     let last = if random.random() {
         Temper::Honest
     } else {
         Temper::ClosesAtConnect
     };
-    hub.restart(last);
+    recorded.hub.restart(last);
     wait_for("the time is over", within(300), || {
         (Instant::now() >= end).then_some(())
     });
