@@ -18,6 +18,9 @@ const IN_MEMORY: &str = "/dev/shm";
 /// How long the lock of a handle that was just dropped is waited for.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Where sled keeps the settings of a database, always the same ones here: bytes and their checksum.
+const SETTINGS: &str = "conf";
+
 /// What a database held: key and value.
 pub(super) type Found = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -64,6 +67,7 @@ pub(super) fn open_or_begin(
     dir: &Path,
     quarantine: &Path,
 ) -> Result<(Option<sled::Db>, Found), StateError> {
+    mend_settings(dir);
     let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
     let error = match first {
         Ok((db, found)) => {
@@ -85,6 +89,23 @@ pub(super) fn open_or_begin(
         }
         Err(error) if error.disk => Ok((None, Vec::new())),
         Err(error) => Err(error),
+    }
+}
+
+/// sled opens no database whose settings are damaged, and writes them anew where there are none.
+fn mend_settings(dir: &Path) {
+    let path = dir.join(SETTINGS);
+    let Ok(bytes) = std::fs::read(&path) else {
+        return;
+    };
+    let sound = bytes
+        .split_last_chunk::<4>()
+        .is_some_and(|(settings, checksum)| {
+            crc32fast::hash(settings) == u32::from_le_bytes(*checksum)
+        });
+    if !sound {
+        tracing::warn!(path = %path.display(), "damaged, written anew");
+        let _ = std::fs::remove_file(&path);
     }
 }
 
@@ -117,8 +138,12 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The names of a new database must survive a power cut too.
+/// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
+/// sync.
 fn sync_new(dir: &Path) {
+    if let Err(error) = durable::sync_file(&dir.join(SETTINGS)) {
+        tracing::warn!(%error, "the database's settings could not be synced");
+    }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
         if let Err(error) = durable::sync_dir(dir) {
             tracing::warn!(%error, "a directory could not be synced");
