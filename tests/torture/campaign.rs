@@ -178,6 +178,7 @@ fn run_child(kind: &Kind, seed: u64, home: &Path) -> Result<End> {
         .env(CHILD, format!("{} {seed}", kind.name))
         .env("TMPDIR", home)
         .env("RELAY_TEST_KEEP", "1")
+        .env("RUST_BACKTRACE", "0")
         .stdout(output.try_clone()?)
         .stderr(output)
         .process_group(0)

@@ -17,7 +17,7 @@ const BYTES_MAX: u64 = 4_000;
 
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::with_own_hub();
-    village.relay.set("hub.retry_max", "200ms");
+    village.relay.set("hub.retry_max", "1s");
     village.start(case);
     let mut habits = Habits::new(village.relay.mqtt);
     habits.size = 60;

@@ -34,7 +34,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     }
     village.own_hub().restart(Temper::Honest);
     // What is refused for long is tried seldom, unless someone has changed something.
-    village.relay.set("hub.retry_max", "500ms").write_config();
+    village.relay.set("hub.retry_max", "2s").write_config();
     wait_for("all that was refused is taken", within(100), || {
         village.relay.cli(&["backlog", "retry", "--all"]);
         let backlog = &village.relay.status()["backlog"];

@@ -83,7 +83,8 @@ impl Wreck {
         fs::write(relay.data_dir().join("backlog/not-a-segment"), "?").unwrap();
         relay.set("hub.url", format!("mqtt://{}", harness::port::free()));
         relay.start();
-        small.habits.broker = relay.mqtt;
+        // Its connection ended with the relay that was stopped.
+        wait_for("the meter is back", within(20), || small.publish(1).ok());
         local_messages(&relay);
         for _ in 0..10 {
             small.publish(WAITING / 10).unwrap();
