@@ -39,7 +39,11 @@ impl Plan {
             ..Self::default()
         };
         while let Some(word) = words.next() {
-            let mut value = || words.next().with_context(|| format!("{word} needs a value"));
+            let mut value = || {
+                words
+                    .next()
+                    .with_context(|| format!("{word} needs a value"))
+            };
             match word.as_str() {
                 "--minutes" => plan.minutes = Some(value()?.parse()?),
                 "--cases" => plan.cases = Some(value()?.parse()?),
@@ -55,7 +59,9 @@ impl Plan {
                     let names = value()?;
                     plan.kinds = names.split(',').map(known).collect::<Result<_>>()?;
                 }
-                _ => bail!("{word}? --minutes N --cases N --from N --kinds a,b --kind K --seed S --totals FILE --list"),
+                _ => bail!(
+                    "{word}? --minutes N --cases N --from N --kinds a,b --kind K --seed S --totals FILE --list"
+                ),
             }
         }
         if plan.kinds.is_empty() {
@@ -86,7 +92,8 @@ impl Plan {
 }
 
 fn known(name: &str) -> Result<&'static str> {
-    let kind = case::kind(name).with_context(|| format!("no such kind: {name}; --list shows them"))?;
+    let kind =
+        case::kind(name).with_context(|| format!("no such kind: {name}; --list shows them"))?;
     Ok(kind.name)
 }
 
@@ -100,12 +107,18 @@ enum End {
 /// Runs it all and prints the table; status 1 where a case failed.
 pub(crate) fn run(plan: &Plan) -> Result<ExitCode> {
     if plan.list {
-        KINDS.iter().for_each(|kind| println!("{:<12}{}", kind.name, kind.what));
+        KINDS
+            .iter()
+            .for_each(|kind| println!("{:<12}{}", kind.name, kind.what));
         return Ok(ExitCode::SUCCESS);
     }
     println!("torture: --seed {}", plan.seed);
     let mut sums: BTreeMap<&'static str, Outcome> = BTreeMap::new();
-    let mut kinds: Vec<&'static Kind> = plan.kinds.iter().filter_map(|name| case::kind(name)).collect();
+    let mut kinds: Vec<&'static Kind> = plan
+        .kinds
+        .iter()
+        .filter_map(|name| case::kind(name))
+        .collect();
     let started = Instant::now();
     let mut number = plan.from;
     while !kinds.is_empty() && !plan.over(started, number) {

@@ -66,7 +66,7 @@ fn power_cut_while_full(case: &mut Case) -> Result<(), String> {
         village.relay.wait_ready(within(60));
         village.relay.wait_drained(within(60));
     }
-    village.settle(case, fleet);
+    village.settle_after_power_cuts(case, fleet);
     village.relay.kill();
     Ok(())
 }
@@ -89,7 +89,7 @@ fn power_cut_while_the_hub_flaps(case: &mut Case) -> Result<(), String> {
         listening(&mut village.relay, case);
     }
     drop(flapping);
-    village.settle(case, fleet);
+    village.settle_after_power_cuts(case, fleet);
     village.relay.kill();
     Ok(())
 }

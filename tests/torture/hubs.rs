@@ -96,11 +96,22 @@ fn huge() -> Vec<u8> {
 
 /// Packets that a hub may not send, or not now.
 fn strange(case: &mut Case) -> Vec<u8> {
-    let kinds = [kind::SUBACK, kind::PUBREC, kind::PUBREL, kind::PUBCOMP, kind::PUBACK];
+    let kinds = [
+        kind::SUBACK,
+        kind::PUBREC,
+        kind::PUBREL,
+        kind::PUBCOMP,
+        kind::PUBACK,
+    ];
     let mut bytes = Vec::new();
     for _ in 0..50 {
         let (kind, id) = (case.pick(&kinds), case.random.random_range(0..=u16::MAX));
-        bytes.extend(packet::ack(kind, Version::V5, id, case.pick(&[0, 0x10, 0x80, 0x92])));
+        bytes.extend(packet::ack(
+            kind,
+            Version::V5,
+            id,
+            case.pick(&[0, 0x10, 0x80, 0x92]),
+        ));
     }
     bytes
 }

@@ -24,7 +24,10 @@ const CASES_A_PASS: u64 = 11;
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let pass = case.number / CASES_A_PASS;
     let wreck = Wreck::make(case, pass % 2 == 1);
-    let all = wreck.files.iter().flat_map(|file| DAMAGES.map(|damage| (file, damage)));
+    let all = wreck
+        .files
+        .iter()
+        .flat_map(|file| DAMAGES.map(|damage| (file, damage)));
     let mut failures = Vec::new();
     let mut tried = 0;
     for (place, (file, damage)) in (0..).zip(all) {
@@ -59,7 +62,9 @@ fn survive(wreck: &Wreck, case: &mut Case, file: &Path, damage: Damage) -> Resul
     relay.start_as_is();
     listening(&mut relay, case);
     let mut meter = Meter::new(&ledger, "after", Habits::new(relay.mqtt));
-    meter.publish(20).map_err(|e| format!("{name}: it takes no readings: {e}"))?;
+    meter
+        .publish(20)
+        .map_err(|e| format!("{name}: it takes no readings: {e}"))?;
     let (retained, queued) = wreck::local_messages_left(&relay);
     drain_all(&relay);
     ledger.check();
@@ -94,7 +99,11 @@ fn survive(wreck: &Wreck, case: &mut Case, file: &Path, damage: Damage) -> Resul
 fn drain_all(relay: &Relay) {
     relay.wait_drained(within(60));
     let retried = relay.cli(&["backlog", "retry", "--all"]);
-    assert!(retried.status.success(), "{}", String::from_utf8_lossy(&retried.stderr));
+    assert!(
+        retried.status.success(),
+        "{}",
+        String::from_utf8_lossy(&retried.stderr)
+    );
     relay.wait_drained(within(60));
 }
 
@@ -107,7 +116,9 @@ fn judge_saved(
     let whole = waiting.intersection(untouched).count();
     let lost = lost.iter().filter(|key| untouched.contains(key)).count();
     if lost * 100 > whole {
-        return Err(format!("{name}: of {whole} readings that were not touched {lost} are lost"));
+        return Err(format!(
+            "{name}: of {whole} readings that were not touched {lost} are lost"
+        ));
     }
     Ok(())
 }
@@ -137,7 +148,10 @@ fn unnamed(wreck: &Wreck, lost: &[Key], status: &Value) -> Vec<Key> {
     let named = named(status);
     let known = |key: &Key| {
         wreck.readings.iter().any(|((epoch, sequence), of)| {
-            of == key && named.iter().any(|(e, from, to)| e == epoch && (from..=to).contains(&sequence))
+            of == key
+                && named
+                    .iter()
+                    .any(|(e, from, to)| e == epoch && (from..=to).contains(&sequence))
         })
     };
     lost.iter().filter(|key| !known(key)).copied().collect()

@@ -17,6 +17,8 @@ pub(crate) struct Outcome {
     pub(crate) lost: u64,
     /// Of the lost, what the relay names by sequence.
     pub(crate) named: u64,
+    /// What the relay names as lost and nobody was told is kept.
+    pub(crate) in_vain: u64,
     /// Arrivals of an identity that had arrived before.
     pub(crate) duplicates: u64,
     /// Longest time from the start of a process until a CONNECT was answered, in ms.
@@ -26,12 +28,13 @@ pub(crate) struct Outcome {
 }
 
 /// The columns of every table.
-pub(crate) const COLUMNS: [&str; 8] = [
+pub(crate) const COLUMNS: [&str; 9] = [
     "cases",
     "faults",
     "acknowledged",
     "lost",
     "of these named",
+    "named in vain",
     "duplicates",
     "longest to listen, ms",
     "failed",
@@ -39,13 +42,14 @@ pub(crate) const COLUMNS: [&str; 8] = [
 
 impl Outcome {
     /// The numbers in the order of [`COLUMNS`].
-    pub(crate) fn numbers(&self) -> [u64; 8] {
+    pub(crate) fn numbers(&self) -> [u64; 9] {
         [
             self.cases,
             self.faults,
             self.acknowledged,
             self.lost,
             self.named,
+            self.in_vain,
             self.duplicates,
             self.listen_ms,
             self.failed,
@@ -53,13 +57,14 @@ impl Outcome {
     }
 
     /// From numbers in the order of [`COLUMNS`].
-    pub(crate) fn from_numbers(numbers: [u64; 8]) -> Self {
+    pub(crate) fn from_numbers(numbers: [u64; 9]) -> Self {
         let [
             cases,
             faults,
             acknowledged,
             lost,
             named,
+            in_vain,
             duplicates,
             listen_ms,
             failed,
@@ -70,6 +75,7 @@ impl Outcome {
             acknowledged,
             lost,
             named,
+            in_vain,
             duplicates,
             listen_ms,
             failed,

@@ -33,7 +33,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
         village.relay.start_as_is();
     }
     listening(&mut village.relay, case);
-    village.settle(case, fleet);
+    village.settle_after_power_cuts(case, fleet);
     village.relay.kill();
     Ok(())
 }

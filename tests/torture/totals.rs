@@ -16,7 +16,9 @@ const END: &str = "<!-- end of totals -->";
 /// Adds `sums` to the table in `file`.
 pub(crate) fn merge(file: &Path, sums: &BTreeMap<&'static str, Outcome>) -> Result<()> {
     let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let (before, rest) = text.split_once(BEGIN).context("the document has no place for totals")?;
+    let (before, rest) = text
+        .split_once(BEGIN)
+        .context("the document has no place for totals")?;
     let (table, after) = rest.split_once(END).context("the totals have no end")?;
     let mut rows = parse(table);
     let stamp = stamp();
@@ -78,7 +80,8 @@ fn stamp() -> String {
     let said = |program: &str, arguments: &[&str]| {
         let output = Command::new(program).args(arguments).output().ok();
         let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
-        text.filter(|text| !text.is_empty()).unwrap_or_else(|| "?".to_owned())
+        text.filter(|text| !text.is_empty())
+            .unwrap_or_else(|| "?".to_owned())
     };
     let date = said("date", &["-u", "+%Y-%m-%d"]);
     let commit = said("git", &["rev-parse", "--short", "HEAD"]);

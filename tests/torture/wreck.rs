@@ -25,7 +25,9 @@ const FORWARDED: u64 = 1_700;
 /// Small readings that wait.
 const WAITING: u64 = 4_500;
 /// Retained messages, and messages that wait for a session.
-pub(crate) const LOCAL: usize = 40;
+pub(crate) const LOCAL: usize = 200;
+/// Bytes of each.
+const LOCAL_BYTES: usize = 1_000;
 /// The client with the session.
 const DISPLAY: &str = "display";
 
@@ -136,7 +138,7 @@ fn local_messages(relay: &Relay) {
     for number in 0..LOCAL {
         for topic in ["tariffs", "commands"] {
             let id = u16::try_from(number).unwrap() + 1;
-            let text = format!("{number} {}", "x".repeat(300));
+            let text = format!("{number} {}", "x".repeat(LOCAL_BYTES));
             let mut publish = Publish::new(&format!("{topic}/{number}"), text, id);
             publish.retain = topic == "tariffs";
             office.send(&publish.encode(Version::V4)).unwrap();
@@ -154,7 +156,7 @@ pub(crate) fn local_messages_left(relay: &Relay) -> (usize, usize) {
             if packet.kind() == kind::PUBLISH {
                 let publish = Publish::decode(&packet, Version::V4).unwrap();
                 let number = publish.topic.strip_prefix(topic).unwrap().to_owned();
-                let text = format!("{number} {}", "x".repeat(300));
+                let text = format!("{number} {}", "x".repeat(LOCAL_BYTES));
                 assert_eq!(publish.payload, text.as_bytes(), "delivered altered");
                 seen.insert(number);
                 if publish.qos == 1 {
@@ -233,7 +235,11 @@ pub(crate) fn untouched(directory: &Path) -> std::collections::BTreeSet<Key> {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
-    let status = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status();
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(from.join("."))
+        .arg(to)
+        .status();
     assert!(status.unwrap().success());
 }
 
