@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::case::{self, CHILD, HELD, KINDS, Kind, SKIPPED, case_seed};
+use crate::case::{self, CHILD, HELD, KINDS, Kind, QUICK, SKIPPED, case_seed};
 use crate::outcome::{Outcome, table};
 use crate::totals;
 
@@ -169,12 +169,13 @@ fn take(kind: &Kind, seed: u64, sums: &mut BTreeMap<&'static str, Outcome>) -> R
         End::Failed(words) => {
             sum.cases += 1;
             sum.failed += 1;
+            let quick = std::env::var_os(QUICK).map_or_else(String::new, |_| format!("{QUICK}=1 "));
+            let program = std::env::args().next().unwrap_or_default();
+            println!("FAILED {} after {took:.1} s\n{words}", kind.name);
+            println!("  kept:   {}", home.path().display());
             println!(
-                "FAILED {} after {took:.1} s\n{words}\n  kept:   {}\n  replay: {} --kind {} --seed {seed}",
-                kind.name,
-                home.path().display(),
-                std::env::args().next().unwrap_or_default(),
-                kind.name,
+                "  replay: {quick}{program} --kind {} --seed {seed}",
+                kind.name
             );
             return Ok(true);
         }

@@ -13,6 +13,8 @@ use crate::{clocks, combined, cuts, full_disk, hubs, kills, matrix, power, two_r
 
 /// Set by the parent: `<kind> <seed>`.
 pub(crate) const CHILD: &str = "RELAY_TORTURE_CASE";
+/// A small part of each case only, for the ordinary tests ([`Case::times`]).
+pub(crate) const QUICK: &str = "RELAY_TORTURE_QUICK";
 
 /// The last line of a case that held.
 pub(crate) const HELD: &str = "OUTCOME ";
@@ -91,6 +93,8 @@ pub(crate) struct Case {
     pub(crate) number: u64,
     /// Its choices.
     pub(crate) random: StdRng,
+    /// Whether only a small part of it is asked for.
+    pub(crate) quick: bool,
     /// What it has come to.
     pub(crate) outcome: Outcome,
 }
@@ -106,11 +110,17 @@ impl Case {
         Self {
             number: seed & 0xffff,
             random: StdRng::seed_from_u64(seed),
+            quick: std::env::var_os(QUICK).is_some(),
             outcome: Outcome {
                 cases: 1,
                 ..Outcome::default()
             },
         }
+    }
+
+    /// How often a fault is made that a whole case makes `n` times.
+    pub(crate) fn times(&self, n: u64) -> u64 {
+        if self.quick { (n / 5).max(2) } else { n }
     }
 
     /// One in `n`.

@@ -28,7 +28,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     village.start(case);
     let fleet = village.fleet(&[200, 200, 2_000]);
     let mut now = START;
-    for _ in 0..JUMPS {
+    for _ in 0..case.times(JUMPS) {
         village.any_weather(case);
         now = match case.pick(&[0, 1, 2, 3, 4, 5, 6]) {
             0 => now + DAY,

@@ -25,7 +25,7 @@ fn kill_while_full(case: &mut Case) -> Result<(), String> {
     village.on_disk(&disk, "0 B");
     village.start(case);
     let fleet = village.fleet(&[200, 2_000, 20_000]);
-    for _ in 0..ROUNDS {
+    for _ in 0..case.times(ROUNDS) {
         village.any_weather(case);
         village.some_traffic(case, 200);
         fill(&disk, case);
@@ -51,7 +51,7 @@ fn power_cut_while_full(case: &mut Case) -> Result<(), String> {
     village.on_disk(&disk, "0 B");
     village.start(case);
     let fleet = village.fleet(&[200, 2_000, 20_000]);
-    for _ in 0..ROUNDS {
+    for _ in 0..case.times(ROUNDS) {
         village.any_weather(case);
         village.some_traffic(case, 200);
         fill(&disk, case);
@@ -80,7 +80,7 @@ fn power_cut_while_the_hub_flaps(case: &mut Case) -> Result<(), String> {
     let flapping = village
         .uplink
         .flap(Duration::from_millis(150), Duration::from_millis(60));
-    for _ in 0..ROUNDS * 2 {
+    for _ in 0..case.times(ROUNDS * 2) {
         village.some_traffic(case, 400);
         case.moment(20);
         disk.cut(Some(&mut village.relay));

@@ -17,7 +17,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     village.on_disk(&disk, "0 B");
     village.start(case);
     let fleet = village.fleet(&[200, 2_000, 20_000]);
-    for _ in 0..TIMES {
+    for _ in 0..case.times(TIMES) {
         village.any_weather(case);
         village.some_traffic(case, 200);
         fill(&disk, case);

@@ -14,7 +14,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::with_own_hub();
     village.start(case);
     let fleet = village.fleet(&[200, 200, 2_000, 20_000]);
-    for _ in 0..TEMPERS {
+    for _ in 0..case.times(TEMPERS) {
         let temper = any_temper(case);
         println!("{}", shown(&temper));
         let hub = village.own_hub();

@@ -90,7 +90,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::new(case);
     village.start(case);
     let fleet = village.fleet(&[200, 200, 2_000, 20_000]);
-    for _ in 0..KILLS {
+    for _ in 0..case.times(KILLS) {
         village.any_weather(case);
         let moment = Moment::any(case);
         moment.bring_about(&mut village, case);

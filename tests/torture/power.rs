@@ -18,7 +18,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     village.start(case);
     let largest = (256 << 10) - 100;
     let fleet = village.fleet(&[200, 200, 20_000, largest]);
-    for _ in 0..CUTS {
+    for _ in 0..case.times(CUTS) {
         village.any_weather(case);
         let moment = Moment::any(case);
         moment.bring_about(&mut village, case);

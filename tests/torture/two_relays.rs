@@ -14,7 +14,7 @@ pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::new(case);
     village.start(case);
     let fleet = village.fleet(&[200, 200, 2_000]);
-    for _ in 0..TIMES {
+    for _ in 0..case.times(TIMES) {
         village.some_traffic(case, 200);
         let mut second = Relay::new(village.uplink.address);
         second.set("data_dir", village.relay.data_dir().to_str().unwrap());

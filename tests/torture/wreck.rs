@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -109,6 +110,13 @@ impl Wreck {
         copy(&relay.data_dir(), data.path());
         let mut files = Vec::new();
         list(data.path(), data.path(), &mut files);
+        for file in &files {
+            let mode = fs::metadata(data.path().join(file))
+                .unwrap()
+                .permissions()
+                .mode();
+            assert_eq!(mode & 0o077, 0, "{} is not for others", file.display());
+        }
         fs::remove_dir_all(relay.data_dir()).unwrap();
         Self {
             ledger,
