@@ -27,3 +27,9 @@ simulate steps='10000000':
 # The store's benches; the figures and their commands stand in docs/performance.md.
 bench:
     cargo bench -p edge-relay
+
+# The fault campaign: ten minutes, or `just torture --minutes 60 --kinds kill,power`; --totals docs/reliability.md adds to
+# the totals there. A failure prints the command that replays it.
+torture *arguments:
+    cargo build --release --locked -p edge-relay
+    cargo run --release --locked -p relay-tests --bin torture -- {{arguments}}

@@ -38,7 +38,7 @@ impl Hub {
     /// Starts a mosquitto with further lines of config, in which `{home}` is a directory of its own.
     pub fn start_with(lines: &str) -> Self {
         let address = port::free();
-        let home = tempfile::Builder::new().prefix("hub-").tempdir().unwrap();
+        let home = crate::scratch("hub-");
         let config = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\n\
              set_tcp_nodelay true\n{lines}",

@@ -48,7 +48,7 @@ pub struct Relay {
 impl Relay {
     /// A relay for the hub at `hub`, not started yet. No drain window is near: `drain.at` is far off.
     pub fn new(hub: SocketAddr) -> Self {
-        let home = tempfile::Builder::new().prefix("relay-").tempdir().unwrap();
+        let home = crate::scratch("relay-");
         let mut relay = Self {
             config: toml::Table::new(),
             environment: Vec::new(),

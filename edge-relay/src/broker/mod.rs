@@ -14,6 +14,7 @@ pub mod session;
 mod sessions;
 mod state;
 mod state_file;
+mod state_proof;
 pub mod subscriptions;
 pub mod topic;
 pub mod will;

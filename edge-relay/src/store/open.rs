@@ -25,7 +25,7 @@ use super::quarantine;
 use super::queue::Queue;
 use super::reached::Reached;
 use super::reader::{Reader, SegmentFile};
-use super::refused::{RefusedDir, RefusedV1};
+use super::refused::{Refused, RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
 use super::segment::{Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared};
@@ -139,7 +139,10 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         disk_free_bytes: AtomicU64::new(u64::MAX),
         closed: AtomicBool::new(false),
     });
-    shared.write_marks(true);
+    if shared.save_marks(true, false) {
+        let listed: Vec<_> = shared.index.lock().refused.keys().copied().collect();
+        shared.refused_dir.list_only(listed.into_iter());
+    }
     shared.assess();
     Ok(Opened {
         shared,
@@ -208,7 +211,10 @@ impl Opening<'_> {
         let mut identity = found_identity.clone().unwrap_or_default();
         self.adopt_unknown_epochs(&mut identity, &names);
 
-        let refused = refused_dir.list();
+        let Refused {
+            sound: refused,
+            gone,
+        } = refused_dir.read();
         let mut index = Index::default();
         let mut tail_proved = true;
         for record in &identity.epochs {
@@ -228,6 +234,7 @@ impl Opening<'_> {
             index.epochs.push(epoch);
         }
         self.take_refused(&mut index, refused_dir, refused);
+        self.take_gone(&mut index, &gone);
         Self::set_ring(&mut index, &marks);
 
         let reason = match &found_identity {
@@ -379,6 +386,25 @@ impl Opening<'_> {
             }
             let entry = refused.entry();
             index.refused.insert((epoch, refused.sequence), entry);
+        }
+    }
+
+    /// Refused readings whose files are gone: they wait again where a segment still has them, else they are lost.
+    fn take_gone(&self, index: &mut Index, gone: &[(Epoch, u64)]) {
+        for (id, sequence) in gone {
+            let Ok(epoch) = index.epoch_mut(*id) else {
+                tracing::error!(epoch = %id, sequence, "a refused reading is lost to damage");
+                continue;
+            };
+            let range = SequenceRange::one(Sequence(*sequence));
+            if epoch.segment_of(*sequence).is_some() {
+                epoch.forwarded.remove(range);
+                epoch.stored.remove(range);
+            } else {
+                epoch.lost.insert(range);
+                epoch.pass(range);
+            }
+            epoch.recount(range, self.settings.confirm);
         }
     }
 
