@@ -8,6 +8,8 @@
 //! behind: the old configuration in force, and the reasons in `/status` and the log.
 
 mod accepted;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod human;
 mod live;
 mod load;
