@@ -1,5 +1,13 @@
 //! The fuzz function of the configuration: a file and the environment over it.
 
+// What breaks an invariant ends right there.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
 use std::path::Path;
 
 use fuzz_harness::{Input, within};

@@ -59,8 +59,9 @@ impl Target {
                 let path = std::env::temp_dir().join(format!("fuzz-{}-{seed}", self.name));
                 let _ = fs::write(&path, &bytes);
                 panic!(
-                    "{}: broken by {path:?} (input {tried} of seed {seed}): {bytes:?}",
-                    self.name
+                    "{}: broken by {} (input {tried} of seed {seed}): {bytes:?}",
+                    self.name,
+                    path.display()
                 );
             }
             tried += 1;

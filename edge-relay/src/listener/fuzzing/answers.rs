@@ -95,9 +95,8 @@ impl Answers {
             P::ConnAck(ack) => self.hello(ack.code == v5::ConnectReturnCode::Success),
             P::Publish(_) => {}
             // With a reason: refused.
-            P::PubAck(_) if bytes[1] > 2 => {}
+            P::PubAck(_) | P::PubRec(_) if bytes[1] > 2 => {}
             P::PubAck(ack) => count(&mut self.pubacks, ack.pkid),
-            P::PubRec(_) if bytes[1] > 2 => {}
             P::PubRec(ack) => count(&mut self.pubrecs, ack.pkid),
             P::PubRel(ack) => count(&mut self.pubrels, ack.pkid),
             P::PubComp(ack) => count(&mut self.pubcomps, ack.pkid),

@@ -27,7 +27,7 @@ pub(crate) fn mqtt_bytes(data: &[u8]) {
     // The first of them on a thread makes the rig.
     let enough = (64 << 20) + bytes.len() * 64;
     within(enough, || {
-        with_rig(async |rig| one(rig, &bytes, chunk).await)
+        with_rig(async |rig| one(rig, &bytes, chunk).await);
     });
 }
 

@@ -176,7 +176,7 @@ fn packet(input: &mut Input<'_>, version: u8, step: u8) -> Vec<u8> {
             if version == 5 {
                 body.extend(*input.pick(&[&[0][..], &[2, 11, 7]]));
             }
-            for _ in 0..1 + input.below(2) {
+            for _ in 0..=input.below(2) {
                 body.extend(text(input.pick(&FILTERS)));
                 let options = input.byte();
                 body.push(

@@ -48,9 +48,9 @@ pub(crate) fn carve(data: &[u8]) {
         let values = carve::read_values(&file, indexed).unwrap();
         let readings = frame::decode(&values, SALT).expect("what is carved decodes");
         assert_eq!(readings.len(), indexed.count as usize);
-        readings
-            .iter()
-            .for_each(|read| assert_is_ours(read, first, &put));
+        for read in &readings {
+            assert_is_ours(read, first, &put);
+        }
         found.insert(indexed.first);
     }
     for (which, values) in frames.iter().enumerate() {
@@ -76,7 +76,7 @@ fn assert_is_ours(read: &Reading, first: u64, put: &[Pending]) {
 /// Values in any order, often more than once, with rubbish between them.
 fn lay_out(input: &mut Input<'_>, frames: &[Vec<Bytes>]) -> Layout {
     let mut layout = Layout::default();
-    for _ in 0..1 + input.below(24) {
+    for _ in 0..=input.below(24) {
         let which = input.below(frames.len());
         let values = &frames[which];
         let value = input.below(values.len());

@@ -52,7 +52,7 @@ pub(crate) fn data_dir(data: &[u8]) {
     let dir = temporary();
     let mut input = Input::new(data);
     let mut files: BTreeMap<PathBuf, Vec<u8>> = template.files.iter().cloned().collect();
-    for _ in 0..1 + input.below(3) {
+    for _ in 0..=input.below(3) {
         change(&mut input, &mut files, template);
     }
     for (path, bytes) in &files {
