@@ -23,6 +23,7 @@ mod lanes;
 mod link;
 pub mod pace;
 mod packet;
+pub mod platform;
 pub mod probe;
 pub mod reading;
 mod retained;

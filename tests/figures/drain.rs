@@ -70,3 +70,40 @@ fn rate(hub: &Hub, load: Load) -> Result<f64> {
     let seen = Arrivals::watch(hub.address).wait(load.readings, DEADLINE)?;
     Ok(load.readings as f64 / seen.span().as_secs_f64())
 }
+
+pub(crate) fn ceiling(arguments: &Arguments) -> Result<()> {
+    let load = Load {
+        clients: arguments.number("clients", 10)?,
+        in_flight: 20,
+        readings: arguments.number("readings", 200_000)?,
+        payload_bytes: arguments.number("payload", 200)?,
+    };
+    for round in 1..=arguments.number("rounds", 1)? {
+        for subscriber in [true, false] {
+            for identity in [true, false] {
+                for connections in [1, 2, 4, 10] {
+                    let hub = Hub::start();
+                    let arrivals = subscriber.then(|| Arrivals::watch(hub.address));
+                    std::thread::sleep(Duration::from_millis(100));
+                    let cpu = hub.cpu();
+                    let began = std::time::Instant::now();
+                    crate::ceiling::run(hub.address, load, connections, identity)?;
+                    let took = began.elapsed();
+                    let rate = match arrivals {
+                        Some(a) => {
+                            load.readings as f64
+                                / a.wait(load.readings, DEADLINE)?.span().as_secs_f64()
+                        }
+                        None => load.readings as f64 / took.as_secs_f64(),
+                    };
+                    let cpu = hub.cpu() - cpu;
+                    println!(
+                        "round {round} subscriber {subscriber} v5 {identity} connections {connections}: {rate:.0}/s, hub {:.1} us a reading",
+                        cpu.as_secs_f64() * 1e6 / load.readings as f64
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}

@@ -4,6 +4,7 @@
 //! after `cargo build --release -p edge-relay`.
 
 mod arrivals;
+mod ceiling;
 mod drain;
 mod floor;
 mod links;
@@ -42,6 +43,7 @@ fn main() -> Result<()> {
     match figure.as_str() {
         "pubacks" => pubacks::run(&arguments),
         "drain" => drain::run(&arguments),
+        "ceiling" => drain::ceiling(&arguments),
         "thin" => links::thin(&arguments),
         "flapping" => links::flapping(&arguments),
         "memory" => memory::run(&arguments),
