@@ -4,8 +4,7 @@
 
 use std::sync::OnceLock;
 
-use edge_relay::fuzzing::TARGETS;
-use fuzz_harness::Counting;
+use fuzz_harness::{Counting, Target};
 use libfuzzer_sys::fuzz_target;
 
 #[global_allocator]
@@ -13,9 +12,15 @@ static COUNTING: Counting = Counting;
 
 static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
 
+fn targets() -> impl Iterator<Item = &'static Target> {
+    edge_relay::fuzzing::TARGETS
+        .iter()
+        .chain(hub_bridge::fuzzing::TARGETS)
+}
+
 fn chosen() -> fn(&[u8]) {
     let wanted = std::env::var("FUZZ_TARGET").unwrap_or_default();
-    let found = TARGETS.iter().find(|target| target.name == wanted);
+    let found = targets().find(|target| target.name == wanted);
     found.map_or_else(
         || {
             eprintln!("FUZZ_TARGET must be one of:");

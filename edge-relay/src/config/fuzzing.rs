@@ -52,11 +52,11 @@ pub(crate) fn config(data: &[u8]) {
         environment.insert("EDGE_RELAY__HUB__PASSWORD".to_owned(), SECRET.to_owned());
     }
     let text = String::from_utf8_lossy(input.rest()).into_owned();
-    // The files that hold secrets are read; devices among them would never end.
-    if ["/dev", "/proc", "/sys", "\\"]
-        .iter()
-        .any(|bad| text.contains(bad))
-    {
+    // The files that hold secrets are read; devices among them would never end. And libFuzzer learns what it is
+    // compared with.
+    let known = format!("{environment:?}{text}").matches(SECRET).count();
+    let bad = ["/dev", "/proc", "/sys", "\\"];
+    if known > (secret & 3).count_ones() as usize || bad.iter().any(|bad| text.contains(bad)) {
         return;
     }
     // Reading a time zone's name may load the database of all of them.

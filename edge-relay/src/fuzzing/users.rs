@@ -8,6 +8,7 @@ pub(super) fn users(data: &[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users");
     std::fs::write(&path, data).unwrap();
+    verify(&path);
     within((1 << 20) + data.len() * 64, || {
         let Ok(names) = users::list(&path) else {
             assert!(users::Users::open(Some(&path)).is_err());
@@ -20,7 +21,6 @@ pub(super) fn users(data: &[u8]) {
         users::remove(&path, gone).unwrap();
         assert_eq!(users::list(&path).unwrap(), left);
     });
-    verify(&path);
 }
 
 /// A password is checked by what the file says, and must not cost more memory than there is.

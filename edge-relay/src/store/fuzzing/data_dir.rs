@@ -15,6 +15,7 @@ use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use tempfile::TempDir;
 
 use super::sealed;
+use crate::store::identity::{EpochReason, EpochRecord, Identity};
 use crate::store::{NewReading, Settings, Store};
 
 /// What was kept, by its identity.
@@ -157,19 +158,32 @@ impl Template {
     fn make() -> Self {
         const PAYLOADS: [&[u8]; 4] = [b"one", b"two", &[7; 600], &[9; 1500]];
         let dir = temporary();
+        let salt = 0x5eed;
+        // The same names and checksums in every process, so that an input means the same.
+        let identity = Identity {
+            machine_id: settings(dir.path()).machine_id,
+            epochs: vec![EpochRecord {
+                epoch: Epoch(0xe1),
+                village: settings(dir.path()).village,
+                salt,
+                began: EpochReason::NewStore,
+                tail_unknown_from: None,
+            }],
+        };
+        identity.write(dir.path()).unwrap();
         let (store, _) = Store::open(&settings(dir.path()), Arc::new(StillClock)).unwrap();
         let mut ledger = Ledger::new();
         for payload in PAYLOADS.iter().cycle().take(20) {
             ledger.insert(append(&store, payload), payload.to_vec());
         }
         let epoch = store.stats().epoch;
+        assert_eq!(epoch, Epoch(0xe1));
         let some = SequenceRange::new(Sequence(1), Sequence(3)).unwrap();
         store.confirm(epoch, Mark::Forwarded, &[some]).unwrap();
         let refusal = hub_bridge::backlog::Refusal {
             reason: "never".to_owned(),
         };
         store.refuse(epoch, Sequence(5), &refusal).unwrap();
-        let salt = store.shared().index.lock().epochs.last().unwrap().salt;
         let mut files = Vec::new();
         collect(dir.path(), dir.path(), &mut files);
         store.close();
