@@ -23,3 +23,7 @@ demo:
 # The store's benches; the figures and their commands stand in docs/performance.md.
 bench:
     cargo bench -p edge-relay
+
+# Coverage-guided fuzzing of one target (docs/fuzzing.md); without one, lists them.
+fuzz *arguments:
+    fuzz/run {{arguments}}

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use fuzz_harness::Input;
 use hub_bridge::bridge::{Bridge, BridgeParts, TimeFloor};
+use hub_bridge::platform::Platform;
 use hub_bridge::settings::Secret;
 use parking_lot::RwLock;
 use tempfile::TempDir;
@@ -207,6 +208,7 @@ async fn relay(dir: &Path) -> Admin {
         clock: clock.clone(),
         drain_log: drains.clone(),
         time_floor: TimeFloor::new(None),
+        platform: Platform::default(),
     };
     let (_, uplink) = Bridge::new(settings.bridge.clone(), parts).unwrap();
     Admin {
