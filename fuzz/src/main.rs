@@ -24,9 +24,7 @@ fn chosen() -> fn(&[u8]) {
     found.map_or_else(
         || {
             eprintln!("FUZZ_TARGET must be one of:");
-            TARGETS
-                .iter()
-                .for_each(|target| eprintln!("  {}", target.name));
+            targets().for_each(|target| eprintln!("  {}", target.name));
             std::process::exit(2)
         },
         |target| target.run,
