@@ -33,3 +33,7 @@ bench:
 torture *arguments:
     cargo build --release --locked -p edge-relay
     cargo run --release --locked -p relay-tests --bin torture -- {{arguments}}
+
+# Coverage-guided fuzzing of one target (docs/fuzzing.md); without one, lists them.
+fuzz *arguments:
+    fuzz/run {{arguments}}

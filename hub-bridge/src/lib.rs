@@ -17,6 +17,9 @@ pub mod classify;
 pub mod clock;
 mod connection;
 pub mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub_url;
 pub mod identity;
 pub mod inflight;

@@ -11,6 +11,8 @@
 pub(crate) mod codec;
 mod connect;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inbound;
 mod place;
 mod said;

@@ -40,6 +40,8 @@ mod carve;
 mod commit;
 mod envelope;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod identity;
 mod index;

@@ -197,6 +197,10 @@ fn read5(frame: &mut BytesMut) -> Result<Heard, Failure> {
 }
 
 fn read4(frame: &mut BytesMut) -> Result<Heard, Failure> {
+    // A reason, perhaps a refusal, that only MQTT 5 knows: rumqttc reads over it.
+    if frame.starts_with(&[0x40]) && frame.len() != 4 {
+        return Err(broken("a PUBACK of MQTT 3.1.1 with more than a packet id"));
+    }
     let packet =
         v4::Packet::read(frame, INCOMING_BYTES_MAX).map_err(|error| broken(&error.to_string()))?;
     match packet {

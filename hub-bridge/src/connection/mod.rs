@@ -6,6 +6,8 @@
 
 mod codec;
 mod conversation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod tls;
 
 use std::sync::Arc;
