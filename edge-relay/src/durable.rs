@@ -9,6 +9,7 @@
 //! What failure leaves behind: a `flush` here that returns an error promises nothing about the disk,
 //! and the caller must acknowledge nobody.
 
+mod log_end;
 mod sled_pool;
 
 use std::ffi::CString;
@@ -18,6 +19,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub use log_end::LogEnd;
 pub use sled_pool::rest_surplus_threads;
 
 /// How often our `sync_file_range` has synced.
@@ -34,8 +36,8 @@ mod interpose {
     #[unsafe(no_mangle)]
     extern "C" fn sync_file_range(
         fd: libc::c_int,
-        _offset: i64,
-        _bytes: i64,
+        offset: i64,
+        bytes: i64,
         _flags: libc::c_uint,
     ) -> libc::c_int {
         #[cfg(test)]
@@ -47,6 +49,7 @@ mod interpose {
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {
             super::SYNCS.fetch_add(1, Ordering::Release);
+            super::log_end::synced(fd, offset.saturating_add(bytes));
         }
         result
     }

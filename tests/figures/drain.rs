@@ -15,12 +15,11 @@ use harness::relay::Relay;
 use nix::sys::signal::Signal;
 use nix::unistd::getpid;
 
-use crate::Arguments;
 use crate::arrivals::Arrivals;
 use crate::ceiling;
 use crate::least_hub;
 use crate::load::{self, Load};
-use crate::pubacks::median;
+use crate::{Arguments, median};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Connecting and subscribing on loopback takes far less.
@@ -52,34 +51,26 @@ struct Drained {
     hub_us: f64,
 }
 
+/// Medians of the rounds, in readings a second.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Medians {
+    /// This relay.
+    pub(crate) relay: f64,
+    /// The mosquitto bridge.
+    pub(crate) bridge: f64,
+    /// A client that has the packets in memory: what the hub can take.
+    pub(crate) ideal: f64,
+}
+
 /// Prints each round, and the ratios of the medians.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let load = Load {
-        clients: arguments.number("clients", 10)?,
-        in_flight: 20,
-        readings: arguments.number("readings", 100_000)?,
-        payload_bytes: arguments.number("payload", 200)?,
-    };
     let rounds = arguments.number("rounds", 3)?;
     for kind in [Kind::Mosquitto, Kind::Least] {
-        let mut rates = [Vec::new(), Vec::new(), Vec::new()];
-        for round in 1..=rounds {
-            for (sender, rates) in [Sender::Relay, Sender::Bridge, Sender::Ideal]
-                .into_iter()
-                .zip(&mut rates)
-            {
-                let Drained {
-                    rate,
-                    sender_us,
-                    hub_us,
-                } = drain(kind, sender, load)?;
-                println!(
-                    "hub {kind:?}, round {round}: {sender:?} {rate:.0}/s, processor time a reading: sender {sender_us:.1} µs, hub {hub_us:.1} µs"
-                );
-                rates.push(rate);
-            }
-        }
-        let [relay, bridge, ideal] = rates.map(median);
+        let Medians {
+            relay,
+            bridge,
+            ideal,
+        } = rounds_to(kind, arguments, rounds)?;
         println!(
             "hub {kind:?}, median: relay {relay:.0}/s, mosquitto bridge {bridge:.0}/s, ideal client {ideal:.0}/s; \
              relay / bridge {:.2}, relay / ideal {:.2}",
@@ -88,6 +79,47 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Drains to mosquitto and to the least hub.
+pub(crate) fn measure(arguments: &Arguments, rounds: usize) -> Result<[Medians; 2]> {
+    Ok([
+        rounds_to(Kind::Mosquitto, arguments, rounds)?,
+        rounds_to(Kind::Least, arguments, rounds)?,
+    ])
+}
+
+/// Drains in turn, and says each round on standard error.
+fn rounds_to(kind: Kind, arguments: &Arguments, rounds: usize) -> Result<Medians> {
+    let load = Load {
+        clients: arguments.number("clients", 10)?,
+        in_flight: 20,
+        readings: arguments.number("readings", 100_000)?,
+        payload_bytes: arguments.number("payload", 200)?,
+    };
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 1..=rounds {
+        for (sender, rates) in [Sender::Relay, Sender::Bridge, Sender::Ideal]
+            .into_iter()
+            .zip(&mut rates)
+        {
+            let Drained {
+                rate,
+                sender_us,
+                hub_us,
+            } = drain(kind, sender, load)?;
+            eprintln!(
+                "hub {kind:?}, round {round}: {sender:?} {rate:.0}/s, processor time a reading: sender {sender_us:.1} µs, hub {hub_us:.1} µs"
+            );
+            rates.push(rate);
+        }
+    }
+    let [relay, bridge, ideal] = rates.map(median);
+    Ok(Medians {
+        relay,
+        bridge,
+        ideal,
+    })
 }
 
 /// Fills while the hub is away, and drains.

@@ -104,8 +104,13 @@ impl Hub {
 
     /// Sends a signal; SIGSTOP makes a hub that is up and moves nothing.
     pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
         let id = self.child.as_ref().expect("the hub runs").id();
-        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+        Pid::from_raw(id.try_into().unwrap())
     }
 }
 

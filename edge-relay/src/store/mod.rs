@@ -35,6 +35,7 @@
 //! acknowledged (kept: the meter sends again, and the second one is marked as a repeat), and marks that are a moment
 //! old (readings are sent again under the same identities).
 
+mod ahead;
 mod backlog;
 mod carve;
 mod commit;

@@ -8,11 +8,11 @@
 //!
 //! - After a kill this file is exact: the system keeps what was written. Frames that end before it are lost, are
 //!   named, and the epoch is over.
-//! - After a power cut it may be old or gone, and the marks that were synced last, at most about a second before, say
-//!   how far the epoch had surely come. Where frames end before *that*, the same happens, and what may have come
+//! - After a power cut it may be old or gone, and the marks that were synced last, at most about a second before (half
+//!   a minute, where fewer than 64 readings came since: `keeper.rs`), say how far the epoch had surely come. Where frames end before *that*, the same happens, and what may have come
 //!   behind it is named as unknown (`tail_unknown_from` of the epoch that is over).
-//! - What remains is a disk that forgets, without a trace in any file, what it said was on stable storage less than
-//!   about a second before the cut. Nobody can name such a loss, but it must not let a sequence be used twice. So no
+//! - What remains is a disk that forgets, without a trace in any file, what it said was on stable storage in that
+//!   time before the cut. Nobody can name such a loss, but it must not let a sequence be used twice. So no
 //!   reading is given to the bridge before marks that were *synced* know of its sequence (`backlog.rs`). If
 //!   an epoch goes on, its frames end at or behind the marks; so each sequence it gives out again was never seen
 //!   outside of this box.

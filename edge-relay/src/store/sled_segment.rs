@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use super::ahead::Ahead;
 use super::frame::{self, Frame};
 use super::segment::{LiveSegment, Meta};
 use crate::durable::{self, DurableError};
@@ -58,6 +59,7 @@ pub(super) struct SledSegment {
     /// There until the drop.
     db: Option<sled::Db>,
     runs: Mutex<Runs>,
+    ahead: Mutex<Ahead>,
     blobs: PathBuf,
 }
 
@@ -82,6 +84,7 @@ impl SledSegment {
         let segment = Self {
             db: Some(db),
             runs: Mutex::default(),
+            ahead: Mutex::new(Ahead::of(&dir.join("db"))),
             blobs: dir.join("blobs"),
         };
         segment.flush(syncs)?;
@@ -192,6 +195,8 @@ fn sled_call<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, DurableErro
 
 impl LiveSegment for SledSegment {
     fn commit(&self, frames: &[Frame]) -> Result<(), DurableError> {
+        let bytes = frames.iter().map(|frame| frame.bytes.len()).sum();
+        self.ahead.lock().make_room(bytes);
         let syncs = durable::syncs_total();
         sled_call(|| frames.iter().try_for_each(|frame| self.insert(frame)))?;
         self.flush(syncs)
