@@ -9,7 +9,8 @@ use super::super::codec::write::{self, PUBCOMP, PUBREC, PUBREL};
 use super::super::codec::{Version, Violation};
 use super::super::connect::limit_expiry;
 use super::super::inbound::Batch;
-use super::{Connection, End, Reply};
+use super::ending::End;
+use super::{Connection, Reply};
 use crate::broker::Received;
 
 /// MQTT 5: "packet identifier not found".

@@ -1,15 +1,17 @@
 //! The stations of a batch of publishes: a place in the store's queue, its commit, the broker's state, and then what
 //! is owed to the client.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::super::codec::write::{self, PUBREC};
 use super::super::inbound::Batch;
-use super::{Connection, End, Owed, Reply};
+use super::ending::End;
+use super::{Connection, Owed, Reply, Reserving};
 use crate::broker::Durable;
-use crate::store::{AppendError, AppendPermit};
+use crate::store::{AppendError, AppendPermit, Appended};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends a batch on its way: to the store, or where nothing of it is a reading, behind those that are there.
@@ -151,5 +153,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
+    }
+}
+
+pub(super) async fn reserved(
+    reserving: &mut Option<(Reserving, Batch)>,
+) -> Result<AppendPermit, AppendError> {
+    match reserving {
+        Some((future, _)) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn appended(
+    appending: &mut VecDeque<(Option<Appended>, Batch)>,
+) -> Result<(), AppendError> {
+    match appending.front_mut() {
+        Some((Some(appended), _)) => match appended.await {
+            Ok(result) => result.map(|_| ()),
+            Err(_) => Err(AppendError::Closed),
+        },
+        Some((None, _)) => Ok(()),
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn settled(settling: &mut VecDeque<Owed>) -> bool {
+    match settling.front_mut() {
+        Some(Owed {
+            durable: Some(durable),
+            ..
+        }) => matches!(durable.await, Ok(Ok(()))),
+        Some(Owed { durable: None, .. }) => true,
+        None => std::future::pending().await,
     }
 }
