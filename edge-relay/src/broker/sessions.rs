@@ -1,21 +1,19 @@
-//! Sessions come, are taken over, are left, and end; and their subscriptions.
+//! Sessions come, are taken over, are left, and end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttd::protocol::{Filter, RetainForwardRule, SubscribeReasonCode, UnsubAckReason};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::message::Delivery;
-use super::record::{self, Key};
-use super::routing::Routed;
+use super::keeping::{change_expiry, forget, forget_session};
+use super::record::Key;
 use super::session::{Link, Session};
-use super::state::{Change, Durable};
-use super::subscriptions::{Options, SessionKey};
+use super::state::Change;
+use super::subscriptions::SessionKey;
 use super::topic;
 use super::will::{Waiting, Will};
-use super::{Broker, Core, Limits};
+use super::{Broker, Core};
 
 /// A client that wants its session.
 #[derive(Debug)]
@@ -215,70 +213,6 @@ impl Broker {
         let change = core.wills.forget(client_id);
         self.state.submit(change.into_iter().collect());
     }
-
-    /// SUBSCRIBE: one code a filter, and what must be durable before the SUBACK.
-    pub fn subscribe(
-        &self,
-        key: SessionKey,
-        connection: u64,
-        filters: &[Filter],
-        id: Option<u32>,
-    ) -> (Vec<SubscribeReasonCode>, Option<Durable>) {
-        let limits = self.limits.read().clone();
-        let now = self.clock.monotonic();
-        let mut core = self.core.lock();
-        let mut routed = Routed::default();
-        let owned = core.with_session(key, connection, |_| ()).is_some();
-        let codes = filters
-            .iter()
-            .map(|filter| {
-                if owned {
-                    core.subscribe_one(key, filter, id, &limits, now, &mut routed)
-                } else {
-                    SubscribeReasonCode::Unspecified
-                }
-            })
-            .collect();
-        self.stats.queue_overflows_total.add(routed.overflows);
-        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
-        let durable = session.map(|session| {
-            routed.changes.push(session_change(session));
-            self.state.commit(std::mem::take(&mut routed.changes))
-        });
-        self.measure(&core);
-        if let Some(link) = core.sessions.get(&key).and_then(|s| s.link.as_ref()) {
-            link.wake.notify_one();
-        }
-        (codes, durable)
-    }
-
-    /// UNSUBSCRIBE: one reason a filter, and what must be durable before the UNSUBACK.
-    pub fn unsubscribe(
-        &self,
-        key: SessionKey,
-        connection: u64,
-        filters: &[String],
-    ) -> (Vec<UnsubAckReason>, Option<Durable>) {
-        let mut core = self.core.lock();
-        let owned = core.with_session(key, connection, |_| ()).is_some();
-        let reasons = filters
-            .iter()
-            .map(|filter| match topic::parse_filter(filter) {
-                Err(_) => UnsubAckReason::TopicFilterInvalid,
-                Ok(parsed) if owned && core.subscriptions.remove(parsed, key) => {
-                    if let Some(session) = core.sessions.get_mut(&key) {
-                        session.subscriptions.remove(filter);
-                    }
-                    UnsubAckReason::Success
-                }
-                Ok(_) => UnsubAckReason::NoSubscriptionExisted,
-            })
-            .collect();
-        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
-        let durable = session.map(|session| self.state.commit(vec![session_change(session)]));
-        self.measure(&core);
-        (reasons, durable)
-    }
 }
 
 impl Core {
@@ -330,7 +264,7 @@ impl Core {
             for number in session.expire(now) {
                 count += 1;
                 if let Some(number) = number {
-                    changes.extend(super::forget(session, number));
+                    changes.extend(forget(session, number));
                 }
             }
         }
@@ -339,124 +273,5 @@ impl Core {
 
     fn count_bytes(&mut self) {
         self.queued_bytes = self.sessions.values().map(Session::bytes).sum();
-    }
-
-    fn subscribe_one(
-        &mut self,
-        key: SessionKey,
-        filter: &Filter,
-        id: Option<u32>,
-        limits: &Limits,
-        now: Duration,
-        routed: &mut Routed,
-    ) -> SubscribeReasonCode {
-        let Ok(parsed) = topic::parse_filter(&filter.path) else {
-            return SubscribeReasonCode::TopicFilterInvalid;
-        };
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return SubscribeReasonCode::Unspecified;
-        };
-        let is_new = !session.subscriptions.contains_key(&filter.path);
-        if is_new && session.subscriptions.len() >= limits.subscriptions_max {
-            return SubscribeReasonCode::QuotaExceeded;
-        }
-        let options = Options {
-            qos: filter.qos as u8,
-            no_local: filter.nolocal,
-            retain_as_published: filter.preserve_retain,
-            id,
-        };
-        session.subscriptions.insert(filter.path.clone(), options);
-        self.subscriptions.insert(parsed, key, options);
-        let wants_retained = match filter.retain_forward_rule {
-            RetainForwardRule::OnEverySubscribe => true,
-            RetainForwardRule::OnNewSubscribe => is_new,
-            RetainForwardRule::Never => false,
-        };
-        if wants_retained && parsed.share.is_none() {
-            self.send_retained(key, parsed.pattern, options, limits, now, routed);
-        }
-        SubscribeReasonCode::Success(filter.qos)
-    }
-
-    fn send_retained(
-        &mut self,
-        key: SessionKey,
-        pattern: &str,
-        options: Options,
-        limits: &Limits,
-        now: Duration,
-        routed: &mut Routed,
-    ) {
-        let messages: Vec<_> = self.retained.matching(pattern, now).collect();
-        let extra = self.retained.len();
-        for message in messages {
-            let delivery = Delivery {
-                qos: options.qos.min(message.qos),
-                retain: true,
-                subscription_ids: options.id.into_iter().collect(),
-                message,
-            };
-            self.enqueue(key, delivery, extra, limits, now, routed);
-        }
-    }
-}
-
-/// The session's record as it is now.
-fn session_change(session: &Session) -> Change {
-    let key = Key::Session(session.client_id.to_string());
-    (key.encode(), Some(record::encode_session(session)))
-}
-
-/// All of the session that lies on disk goes.
-fn forget_session(session: &Session, changes: &mut Vec<Change>) {
-    let client = session.client_id.to_string();
-    changes.push((Key::Session(client.clone()).encode(), None));
-    for id in &session.received {
-        changes.push((Key::Received(client.clone(), *id).encode(), None));
-    }
-    for (number, _, _) in session.numbered() {
-        changes.push((Key::Queued(client.clone(), number).encode(), None));
-        changes.push((Key::Released(client.clone(), number).encode(), None));
-    }
-}
-
-/// All of the session goes to disk.
-fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
-    let client = session.client_id.to_string();
-    changes.push(session_change(session));
-    for id in &session.received {
-        changes.push((
-            Key::Received(client.clone(), *id).encode(),
-            Some(Vec::new()),
-        ));
-    }
-    for (number, delivery, released) in session.numbered() {
-        let key = Key::Queued(client.clone(), number);
-        changes.push((key.encode(), Some(record::encode_delivery(delivery, now))));
-        if released {
-            let key = Key::Released(client.clone(), number);
-            changes.push((key.encode(), Some(Vec::new())));
-        }
-    }
-}
-
-/// A session that becomes persistent goes to disk whole, one that stops being so leaves it.
-fn change_expiry(
-    session: &mut Session,
-    expiry: Duration,
-    now: Duration,
-    changes: &mut Vec<Change>,
-) {
-    if session.expiry == expiry {
-        return;
-    }
-    let was_persistent = session.persistent();
-    session.expiry = expiry;
-    match (was_persistent, session.persistent()) {
-        (true, true) => changes.push(session_change(session)),
-        (false, true) => keep_session(session, now, changes),
-        (true, false) => forget_session(session, changes),
-        (false, false) => {}
     }
 }
