@@ -18,6 +18,7 @@ pub(super) fn session_change(session: &Session) -> Change {
 pub(super) fn forget_session(session: &Session, changes: &mut Vec<Change>) {
     let client = session.client_id.to_string();
     changes.push((Key::Session(client.clone()).encode(), None));
+    changes.push((Key::Settled(client.clone()).encode(), None));
     for id in &session.received {
         changes.push((Key::Received(client.clone(), *id).encode(), None));
     }
@@ -31,6 +32,10 @@ pub(super) fn forget_session(session: &Session, changes: &mut Vec<Change>) {
 fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
     let client = session.client_id.to_string();
     changes.push(session_change(session));
+    if let Some(settled) = session.settled {
+        let key = Key::Settled(client.clone());
+        changes.push((key.encode(), Some(record::encode_position(settled))));
+    }
     for id in &session.received {
         changes.push((
             Key::Received(client.clone(), *id).encode(),

@@ -7,6 +7,7 @@
 //! key in the order in which they happened. Every queue is bounded; what does not fit is counted and said.
 
 mod acknowledging;
+pub mod exactly_once;
 mod keeping;
 pub mod message;
 mod record;
@@ -27,9 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hub_bridge::clock::Clock;
+use hub_bridge::identity::Epoch;
 use parking_lot::{Mutex, RwLock};
 
 use crate::listener::{MqttStats, Settings};
+use crate::store::ExactlyOnce;
 use keeping::forget;
 use retained::Retained;
 use session::{Next, Session};
@@ -91,7 +94,8 @@ struct Core {
 }
 
 impl Broker {
-    /// Opens the state and restores what is in it. Blocks on the disk.
+    /// Opens the state and restores what is in it. Blocks on the disk. `stored`: the last `QoS` 2 readings of the
+    /// store, `epochs`: its epochs, the oldest first.
     ///
     /// # Errors
     /// Where not even an empty state database can be made.
@@ -99,6 +103,8 @@ impl Broker {
         settings: &Settings,
         clock: Arc<dyn Clock>,
         stats: Arc<MqttStats>,
+        stored: &[ExactlyOnce],
+        epochs: &[Epoch],
     ) -> Result<Self, StateError> {
         let (database, found) = State::open(
             &settings.state_dir,
@@ -112,6 +118,7 @@ impl Broker {
             clock.monotonic(),
             usize::from(settings.in_flight_max),
         );
+        core.find_unsettled(stored, epochs);
         let broker = Self {
             core: Mutex::new(core),
             limits: RwLock::new(settings.into()),
@@ -175,14 +182,6 @@ impl Broker {
         });
         self.stats.queued_bytes.set(core.queued_bytes as u64);
         self.state.submit(changes);
-    }
-
-    /// Whether a `QoS` 2 publish with this packet id was kept already and is not released.
-    pub fn has_received(&self, key: SessionKey, id: u16) -> bool {
-        let core = self.core.lock();
-        core.sessions
-            .get(&key)
-            .is_some_and(|session| session.received.contains(&id))
     }
 }
 

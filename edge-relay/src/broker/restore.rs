@@ -92,6 +92,11 @@ impl Core {
                 session.restore(number, delivery, released, in_flight_max);
                 self.queued_bytes += bytes;
             }
+            Key::Settled(client) => {
+                let position = record::decode_position(value)?;
+                let session = self.by_client.get(client.as_str())?;
+                self.sessions.get_mut(session)?.settled = Some(position);
+            }
             Key::Received(client, id) => {
                 let session = self.by_client.get(client.as_str())?;
                 self.sessions.get_mut(session)?.received.insert(id);

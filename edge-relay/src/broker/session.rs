@@ -7,13 +7,14 @@
 //! Invariant: `sent` holds at most `window` deliveries, all numbered below those in `waiting`, and their
 //! numbers span less than 65,535, so that no packet id is in use twice.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::exactly_once::{Position, Unsettled};
 use super::message::Delivery;
 use super::subscriptions::Options;
 
@@ -34,6 +35,8 @@ pub struct Link {
     pub wake: Arc<Notify>,
     /// Cancelled when another connection takes the session.
     pub taken_over: CancellationToken,
+    /// Cancelled when all that it published is stored, routed and acknowledged, or is not to be.
+    pub through: CancellationToken,
     /// How many deliveries it takes unacknowledged.
     pub window: u16,
 }
@@ -103,6 +106,11 @@ pub struct Session {
     pub absent_since: Option<Duration>,
     /// Packet ids of `QoS` 2 publishes that were kept and are not released.
     pub received: HashSet<u16>,
+    /// Up to where in the store its `QoS` 2 readings are in `received`, or released.
+    pub settled: Option<Position>,
+    /// `QoS` 2 readings beyond that, found in the store after a kill, by packet id: when they are published again they
+    /// are not stored again.
+    pub unsettled: HashMap<u16, Unsettled>,
     waiting: VecDeque<(Option<u64>, Delivery)>,
     sent: BTreeMap<u64, Sent>,
     next_number: u64,
@@ -119,6 +127,8 @@ impl Session {
             link: None,
             absent_since: None,
             received: HashSet::new(),
+            settled: None,
+            unsettled: HashMap::new(),
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
             next_number: 1,
@@ -129,6 +139,15 @@ impl Session {
     /// Whether it outlives its connection, and so must survive a restart.
     pub fn persistent(&self) -> bool {
         !self.expiry.is_zero()
+    }
+
+    /// Whether it is at its end, now that it has no connection: it was to end with it [MQTT-3.1.2-6], or was absent
+    /// for too long [MQTT-4.1.0-2].
+    pub fn is_over(&self, now: Duration) -> bool {
+        let absent = self
+            .absent_since
+            .map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        absent >= self.expiry
     }
 
     /// Messages that wait or are not acknowledged.
@@ -353,6 +372,23 @@ impl Session {
             .iter()
             .filter_map(|(number, delivery)| number.map(|n| (n, delivery, false)));
         sent.chain(waiting)
+    }
+
+    /// What another member of a shared subscription should get, now that this session ends (MQTT 5, 4.8.2): all that
+    /// was not sent, and what has `QoS` 1 and is not acknowledged. What has `QoS` 2 and was sent must not [MQTT-4.8.2-5].
+    pub fn left_to_share(&self) -> Vec<Delivery> {
+        let sent = self
+            .sent
+            .values()
+            .filter(|s| s.delivery.qos == 1)
+            .map(|s| &s.delivery);
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(number, _)| number.is_some())
+            .map(|(_, delivery)| delivery);
+        let all = sent.chain(waiting);
+        all.filter(|d| d.share.is_some()).cloned().collect()
     }
 
     /// Removes what has expired and was never sent; returns the numbers.

@@ -39,7 +39,7 @@ impl Broker {
                 }
             })
             .collect();
-        self.stats.queue_overflows_total.add(routed.overflows);
+        self.routed(&mut core, &mut routed, now);
         let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
         let durable = session.map(|session| {
             routed.changes.push(session_change(session));
@@ -136,6 +136,7 @@ impl Core {
                 qos: options.qos.min(message.qos),
                 retain: true,
                 subscription_ids: options.id.into_iter().collect(),
+                share: None,
                 message,
             };
             self.enqueue(key, delivery, extra, limits, now, routed);

@@ -13,7 +13,7 @@ mod reading;
 mod sending;
 mod stations;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use super::inbound::{Ack, Batch, Inbound};
 use crate::broker::Durable;
 use crate::broker::subscriptions::SessionKey;
 use crate::broker::will::Will;
-use crate::store::{AppendError, AppendPermit, Appended};
+use crate::store::{AppendError, AppendPermit, Appended, Committed};
 use ending::{End, leave};
 use stations::{appended, reserved, settled};
 
@@ -56,6 +56,18 @@ pub(super) struct Client {
     /// Whether its session outlives this connection.
     pub(super) persistent: bool,
     pub(super) will: Option<Will>,
+    /// To be cancelled when all that it published is through.
+    pub(super) through: CancellationToken,
+    /// What its first packet waits for, its CONNACK too.
+    pub(super) before: Before,
+}
+
+/// What must be done before a client is served.
+pub(super) struct Before {
+    /// The connection that had its session is through with what it read: or the same publish could be taken twice.
+    pub(super) previous: Option<CancellationToken>,
+    /// Its will is on disk.
+    pub(super) will_stored: Option<Durable>,
 }
 
 /// What a connection waits for.
@@ -65,7 +77,7 @@ enum Event {
     Read(usize),
     Written,
     Reserved(Result<AppendPermit, AppendError>),
-    Appended(Result<(), AppendError>),
+    Appended(Result<Option<Committed>, AppendError>),
     Settled(bool),
     Wake,
     Time,
@@ -104,6 +116,8 @@ pub(super) struct Connection<S> {
     unacknowledged: usize,
     /// Packet ids of `QoS` 2 publishes among them.
     unreceived: Vec<u16>,
+    /// Packet ids of `QoS` 2 publishes of this connection that have their PUBREC and not their PUBREL.
+    unreleased: HashSet<u16>,
     /// Whether the session may have something to send.
     has_more: bool,
     end: Option<End>,
@@ -146,6 +160,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             settling: VecDeque::new(),
             unacknowledged: 0,
             unreceived: Vec::new(),
+            unreleased: HashSet::new(),
             has_more: true,
             end: None,
             broken: false,
@@ -160,11 +175,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tracing::debug!(version = ?self.client.version, "connected");
         let count = &self.shared.stats.connections;
         count.up();
+        self.wait_for_earlier().await;
         let end = self.serve().await;
+        self.client.through.cancel();
         self.say_goodbye(end).await;
         let Self { shared, client, .. } = self;
         shared.stats.connections.down();
         leave(&shared, client, end).await;
+    }
+
+    /// See [`Before`]. What fails, or takes longer than a disk may, is waited for no more: the client is let in.
+    async fn wait_for_earlier(&mut self) {
+        let hold_max = self.shared.settings().hold_max + Duration::from_secs(1);
+        let before = &mut self.client.before;
+        let earlier = async {
+            if let Some(previous) = before.previous.take() {
+                previous.cancelled().await;
+            }
+            match before.will_stored.take() {
+                Some(stored) => matches!(stored.await, Ok(Ok(()))),
+                None => true,
+            }
+        };
+        if !tokio::time::timeout(hold_max, earlier)
+            .await
+            .unwrap_or(false)
+        {
+            tracing::warn!(
+                "let in before its will was on disk, or its last connection was through"
+            );
+        }
     }
 
     /// Until the connection is to end and all its publishes are through.

@@ -17,6 +17,7 @@ fn delivery(qos: u8) -> Delivery {
         qos,
         retain: false,
         subscription_ids: Vec::new(),
+        share: None,
     }
 }
 
@@ -31,6 +32,7 @@ fn link(window: u16) -> Link {
         connection: 1,
         wake: Arc::new(Notify::new()),
         taken_over: CancellationToken::new(),
+        through: CancellationToken::new(),
         window,
     }
 }

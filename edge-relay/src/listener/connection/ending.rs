@@ -108,6 +108,7 @@ pub(super) async fn leave(shared: &Shared, client: Client, end: End) {
         will = None;
     }
     let due = shared.broker.leave(Left {
+        client_id: client.id,
         key: client.key,
         connection: client.connection,
         expiry,

@@ -40,7 +40,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         version,
                         id: *packet_id,
                         dup: *dup,
-                        expiry_s: life.map(|l| u32::try_from(l.as_secs()).unwrap_or(u32::MAX)),
+                        expiry_s: life.map(seconds_up),
                     };
                     write::publish(output, header, delivery, bytes_max)
                 }
@@ -59,4 +59,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             .send(self.client.key, self.client.connection, take);
         self.has_more = !all;
     }
+}
+
+/// A message that is alive has at least a second to live.
+fn seconds_up(life: Duration) -> u32 {
+    let seconds = life.as_secs() + u64::from(life.subsec_nanos() > 0);
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }

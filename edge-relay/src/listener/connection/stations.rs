@@ -11,7 +11,8 @@ use super::super::inbound::Batch;
 use super::ending::End;
 use super::{Connection, Owed, Reply, Reserving};
 use crate::broker::Durable;
-use crate::store::{AppendError, AppendPermit, Appended};
+use crate::broker::exactly_once::Position;
+use crate::store::{AppendError, AppendPermit, Appended, Committed};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends a batch on its way: to the store, or where nothing of it is a reading, behind those that are there.
@@ -47,20 +48,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The oldest batch is on disk, or is not; those behind it that are ready follow.
-    pub(super) fn appended(&mut self, result: Result<(), AppendError>) {
+    pub(super) fn appended(&mut self, result: Result<Option<Committed>, AppendError>) {
         let mut result = result;
         loop {
-            let Some((_, batch)) = self.appending.pop_front() else {
+            let Some((_, mut batch)) = self.appending.pop_front() else {
                 return;
             };
             match result {
-                Ok(()) => self.route(batch),
+                Ok(committed) => {
+                    if let Some(committed) = committed {
+                        batch.stored = Some(Position {
+                            epoch: committed.epoch,
+                            sequence: committed.range.last.0,
+                        });
+                    }
+                    self.route(batch);
+                }
                 Err(error) => self.withhold(&batch, &error),
             }
             result = match self.appending.front_mut() {
-                Some((None, _)) => Ok(()),
+                Some((None, _)) => Ok(None),
                 Some((Some(appended), _)) => match appended.try_recv() {
-                    Ok(done) => done.map(|_| ()),
+                    Ok(done) => done.map(Some),
                     Err(_) => return,
                 },
                 None => return,
@@ -70,10 +79,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// To the local subscribers; then the acknowledgements are owed.
     fn route(&mut self, batch: Batch) {
-        let durable = self
-            .shared
-            .broker
-            .route(Some(self.client.key), &batch.publications);
+        let durable =
+            self.shared
+                .broker
+                .route(Some(self.client.key), &batch.publications, batch.stored);
         self.owe(durable, Reply::Acks(batch.acks));
     }
 
@@ -137,6 +146,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.unacknowledged = self.unacknowledged.saturating_sub(1);
                     if ack.first_byte == PUBREC {
                         self.unreceived.retain(|id| *id != ack.id);
+                        if ack.reason < 0x80 {
+                            self.unreleased.insert(ack.id);
+                        }
                     }
                     if !mute {
                         let version = self.client.version;
@@ -167,13 +179,13 @@ pub(super) async fn reserved(
 
 pub(super) async fn appended(
     appending: &mut VecDeque<(Option<Appended>, Batch)>,
-) -> Result<(), AppendError> {
+) -> Result<Option<Committed>, AppendError> {
     match appending.front_mut() {
         Some((Some(appended), _)) => match appended.await {
-            Ok(result) => result.map(|_| ()),
+            Ok(result) => result.map(Some),
             Err(_) => Err(AppendError::Closed),
         },
-        Some((None, _)) => Ok(()),
+        Some((None, _)) => Ok(None),
         None => std::future::pending().await,
     }
 }
