@@ -123,6 +123,15 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         return refuse(stream, refusal(code, "no client id, and a session to keep")).await;
     };
     let expiry = session_expiry(&connect, &settings);
+    let size = connack(&connect, &settings, &client_id, assigned, expiry, false).len();
+    if size > packet_bytes_max(&connect) {
+        let code = ConnectReturnCode::PacketTooLarge;
+        return refuse(
+            stream,
+            refusal(code, "no CONNACK fits in its maximum packet size"),
+        )
+        .await;
+    }
     let number = shared.connection_number();
     let will = connect.will.clone();
     let will = will.map(|will| make_will(will, &client_id, number));
@@ -164,23 +173,14 @@ fn let_in(
         let shared = shared.clone();
         tokio::spawn(async move { wills::publish_all(&shared, vec![will]).await });
     }
-    let (keep_alive, server_keep_alive) = keep_alive(connect, settings);
-    let mut output = BytesMut::with_capacity(1024);
-    let properties = ConnAckProperties {
-        session_expiry_interval: told_expiry(connect, attach.expiry),
-        receive_max: Some(settings.in_flight_max),
-        max_packet_size: Some(settings.packet_bytes_max),
-        assigned_client_identifier: assigned.then(|| attach.client_id.to_string()),
-        topic_alias_max: Some(settings.topic_alias_max),
-        server_keep_alive,
-        ..ConnAckProperties::default()
-    };
-    write::connack(
-        &mut output,
-        connect.version,
+    let (keep_alive, _) = keep_alive(connect, settings);
+    let output = connack(
+        connect,
+        settings,
+        &attach.client_id,
+        assigned,
+        attach.expiry,
         attached.session_present,
-        ConnectReturnCode::Success,
-        properties,
     );
     let client = Client {
         version: connect.version,
@@ -190,10 +190,7 @@ fn let_in(
         wake: attached.wake,
         taken_over: attached.taken_over,
         keep_alive,
-        packet_bytes_max: connect
-            .properties
-            .maximum_packet_size
-            .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
+        packet_bytes_max: packet_bytes_max(connect),
         persistent: !attach.expiry.is_zero(),
         will: attach.will,
         through: attached.through,
@@ -207,6 +204,42 @@ fn let_in(
         input,
         output,
     }
+}
+
+/// The CONNACK of a client that is let in.
+fn connack(
+    connect: &Connect,
+    settings: &Settings,
+    client_id: &str,
+    assigned: bool,
+    expiry: Duration,
+    session_present: bool,
+) -> BytesMut {
+    let (_, server_keep_alive) = keep_alive(connect, settings);
+    let properties = ConnAckProperties {
+        session_expiry_interval: told_expiry(connect, expiry),
+        receive_max: Some(settings.in_flight_max),
+        max_packet_size: Some(settings.packet_bytes_max),
+        assigned_client_identifier: assigned.then(|| client_id.to_owned()),
+        topic_alias_max: Some(settings.topic_alias_max),
+        server_keep_alive,
+        ..ConnAckProperties::default()
+    };
+    let mut output = BytesMut::with_capacity(1024);
+    write::connack(
+        &mut output,
+        connect.version,
+        session_present,
+        ConnectReturnCode::Success,
+        properties,
+    );
+    output
+}
+
+/// The largest packet the client takes [MQTT-3.1.2-24].
+fn packet_bytes_max(connect: &Connect) -> usize {
+    let max = connect.properties.maximum_packet_size;
+    max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
 }
 
 async fn read_connect<S: AsyncRead + Unpin>(

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::codec::Violation;
 use super::super::codec::write::{self, PUBREC};
 use super::super::inbound::Batch;
 use super::ending::End;
@@ -139,6 +140,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn pay(&mut self, reply: Reply) {
         let mute = self.broken || self.end == Some(End::Withheld);
         match reply {
+            Reply::Packet(bytes) if bytes.len() > self.client.packet_bytes_max => {
+                // A SUBACK or UNSUBACK of many filters: it cannot be sent [MQTT-3.1.2-24].
+                self.ends(End::Violation(Violation::too_large()));
+            }
             Reply::Packet(bytes) if !mute => self.output.extend_from_slice(&bytes),
             Reply::Packet(_) => {}
             Reply::Acks(acks) => {
