@@ -7,7 +7,8 @@
 //! routed and acknowledged, and not stored.
 //!
 //! Invariant: a publish is taken for such a repetition only where client, packet id, topic and payload are those of
-//! the stored reading and its DUP flag is set: anything else is stored.
+//! the stored reading: anything else is stored. The DUP flag is not asked for: as long as it has no PUBREC, a packet id
+//! stands for one message [MQTT-4.3.3-10], and there are clients (rumqttc) that repeat without it.
 
 use hub_bridge::identity::Epoch;
 

@@ -319,7 +319,7 @@ impl Session {
         self.finish(id, 2, Progress::Released)
     }
 
-    /// PUBREC; one with an error ends the delivery [MQTT-4.3.3].
+    /// PUBREC; one with an error ends the delivery [MQTT-4.4.0-2].
     pub fn pubrec(&mut self, id: u16, failed: bool) -> Acked {
         if failed {
             return self.finish(id, 2, Progress::Published);

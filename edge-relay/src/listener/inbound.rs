@@ -124,9 +124,8 @@ impl Inbound {
         let payload = Bytes::copy_from_slice(publish.payload);
         let expiry = properties.message_expiry_interval.take();
         let message_properties = properties.into_message();
-        let repeated = unsettled.filter(|stored| {
-            publish.dup && stored.content == shared.store.content(&topic.name, publish.payload)
-        });
+        let repeated = unsettled
+            .filter(|stored| stored.content == shared.store.content(&topic.name, publish.payload));
         if let Some(stored) = repeated {
             shared.stats.duplicates_suppressed_total.one();
             batch.stored = Some(stored.position);

@@ -188,7 +188,10 @@ async fn a_session_lasts_as_long_as_its_connection_and_is_over_on_time() {
     reader.subscribe(&[("a", 1)]).await;
     relay.clock.pass(Duration::from_secs(600));
     relay.v4("meter").await.publish_acked(0, "a", 1, b"x").await;
-    assert_eq!(reader.published().await.payload, b"x");
+    let got = reader.published().await;
+    assert_eq!(got.payload, b"x");
+    reader.ack(0x40, got.id).await;
+    reader.quiet().await;
     reader.vanish();
     relay
         .until("it is gone", |s| s.connections.get() == 0)
