@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::hash::BuildHasher;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,6 @@ use hub_bridge::clock::Clock;
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::Settings;
 use super::health::Health;
 use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
@@ -30,6 +30,7 @@ use super::repeat::{REMEMBERED, Recent};
 use super::segment::{Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared};
 use super::sled_segment;
+use super::{ExactlyOnce, Settings};
 use crate::durable::{self, DurableError};
 
 /// Why a store cannot be opened.
@@ -83,6 +84,7 @@ pub struct OpenReport {
 pub(super) struct Opened {
     pub(super) shared: Arc<Shared>,
     pub(super) recent: Recent,
+    pub(super) exactly_once: Vec<ExactlyOnce>,
     pub(super) lock: DirLock,
     pub(super) report: OpenReport,
 }
@@ -107,7 +109,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     let refused_dir = RefusedDir::open(&data_dir);
     let (reached_file, reached) = Reached::open(&data_dir);
     let (index, identity) = opening.index(marks, reached, &refused_dir);
-    let recent = opening.recent(&index);
+    let (recent, exactly_once) = opening.recent(&index);
     let mut report = opening.report;
     report.waiting_readings = index.waiting(settings.confirm).0;
     report.lost = lost(&index);
@@ -147,6 +149,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     Ok(Opened {
         shared,
         recent,
+        exactly_once,
         lock,
         report,
     })
@@ -419,12 +422,17 @@ impl Opening<'_> {
         }
     }
 
-    /// The last readings of the current epoch, to find repeats of them.
-    fn recent(&self, index: &Index) -> Recent {
+    /// The last readings, to find repeats of them: in the current epoch those with any packet id, and of the last
+    /// epoch with readings those with `QoS` 2.
+    fn recent(&self, index: &Index) -> (Recent, Vec<ExactlyOnce>) {
         let mut recent = Recent::default();
-        let Some(epoch) = index.epochs.last() else {
-            return recent;
+        let mut exactly_once = Vec::new();
+        let with_readings = |e: &&EpochIndex| !e.segments.is_empty();
+        let Some(epoch) = index.epochs.iter().rev().find(with_readings) else {
+            return (recent, exactly_once);
         };
+        let is_current = index.epochs.last().is_some_and(|e| e.epoch == epoch.epoch);
+        let hasher = recent.hasher();
         let from = epoch.next.saturating_sub(REMEMBERED as u64);
         let last_two = epoch.segments.iter().rev().take(2).collect::<Vec<_>>();
         for (first, segment) in last_two.into_iter().rev() {
@@ -436,8 +444,21 @@ impl Opening<'_> {
             let Ok(file) = SegmentFile::open(&dir, name, segment.end, epoch.salt) else {
                 continue;
             };
-            file.for_each_from(from, |reading| recent.remember(reading));
+            file.for_each_from(from, |reading| {
+                if is_current {
+                    recent.remember(reading);
+                }
+                if reading.qos == 2 && reading.packet_id != 0 {
+                    exactly_once.push(ExactlyOnce {
+                        client_id: reading.client_id.clone(),
+                        packet_id: reading.packet_id,
+                        content: hasher.hash_one((&*reading.topic, &*reading.payload)),
+                        epoch: epoch.epoch,
+                        sequence: reading.sequence,
+                    });
+                }
+            });
         }
-        recent
+        (recent, exactly_once)
     }
 }
