@@ -6,10 +6,10 @@
 //! Invariant: a change is handed over before the lock is released, so that the database sees the changes of a
 //! key in the order in which they happened. Every queue is bounded; what does not fit is counted and said.
 
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzzing;
 mod acknowledging;
 pub mod exactly_once;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod keeping;
 pub mod message;
 mod record;

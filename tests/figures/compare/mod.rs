@@ -79,7 +79,11 @@ fn drain_part(arguments: &Arguments) -> Result<Part> {
     );
     part.table(
         "Drain",
-        &["sender", "to mosquitto, readings/s", "to the least hub, readings/s"],
+        &[
+            "sender",
+            "to mosquitto, readings/s",
+            "to the least hub, readings/s",
+        ],
     );
     for (name, of) in [
         ("relay", (|m| m.relay) as fn(drain::Medians) -> f64),
