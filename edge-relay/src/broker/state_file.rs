@@ -195,7 +195,7 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
 /// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
 /// sync.
 fn sync_new(dir: &Path) {
-    if let Err(error) = durable::sync_file(&dir.join(SETTINGS)) {
+    if let Err(error) = durable::sync_file(&dir.join("conf")) {
         tracing::warn!(%error, "the database's settings could not be synced");
     }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {

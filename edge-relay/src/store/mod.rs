@@ -65,7 +65,7 @@ mod sled_segment;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::hash::{BuildHasher, RandomState};
+use ahash::RandomState;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

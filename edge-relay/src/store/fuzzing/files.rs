@@ -115,7 +115,7 @@ fn marks(dir: &Path, input: &mut Input<'_>) {
 fn refused(dir: &Path, bytes: &[u8]) {
     let refused = RefusedDir::open(dir);
     fs::write(dir.join("refused").join("anything"), bytes).unwrap();
-    for found in refused.list() {
+    for found in refused.read().sound {
         let _ = (found.village(), found.entry());
         refused.put(&found).unwrap();
         let again = refused.get(Epoch(found.epoch), found.sequence).unwrap();

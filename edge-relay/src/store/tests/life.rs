@@ -224,7 +224,7 @@ fn only_file_in(dir: &std::path::Path) -> std::path::PathBuf {
 fn a_refused_reading_whose_file_is_gone_waits_again_where_its_segment_has_it() {
     for damage in [
         |p: &std::path::Path| std::fs::remove_file(p),
-        |p| std::fs::write(p, "?"),
+        |p: &std::path::Path| std::fs::write(p, "?"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let settings = settings(dir.path());
