@@ -4,10 +4,12 @@
 //! after `cargo build --release -p edge-relay`.
 
 mod arrivals;
+mod ceiling;
 mod compare;
 mod cpu;
 mod drain;
 mod floor;
+mod least_hub;
 mod links;
 mod load;
 mod memory;

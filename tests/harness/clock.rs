@@ -21,7 +21,7 @@ impl Clock {
     /// A clock that shows `unix_s`; an error says why there cannot be one.
     pub fn showing(unix_s: i64) -> Result<Self, String> {
         let library = library().ok_or("libfaketime is not installed (Debian: faketime)")?;
-        let home = tempfile::Builder::new().prefix("clock-").tempdir().unwrap();
+        let home = crate::scratch("clock-");
         let clock = Self { home, library };
         clock.set(unix_s);
         Ok(clock)

@@ -46,7 +46,7 @@ mod shutdown {
 impl Disk {
     /// A fresh disk of so many MiB; an error says why this machine cannot have one.
     pub fn new(mib: u64) -> Result<Self, String> {
-        let home = tempfile::Builder::new().prefix("disk-").tempdir().unwrap();
+        let home = crate::scratch("disk-");
         let disk = Self {
             home,
             generation: 0,
@@ -122,6 +122,11 @@ impl Disk {
         let bytes = self.free_bytes().saturating_sub(leave);
         let bytes = i64::try_from(bytes).unwrap();
         nix::fcntl::fallocate(&ballast, nix::fcntl::FallocateFlags::empty(), 0, bytes).unwrap();
+    }
+
+    /// Takes the ballast away, if it is there: after a cut nobody knows.
+    pub fn relieve_if_full(&self) {
+        let _ = fs::remove_file(self.mount_point().join("ballast"));
     }
 
     /// Takes the ballast away.

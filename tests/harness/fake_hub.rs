@@ -36,6 +36,8 @@ pub enum Temper {
     AcknowledgesBackwards,
     /// Keeps, and acknowledges each twice.
     AcknowledgesTwice,
+    /// Says these bytes after its CONNACK, whatever they are; else honest.
+    Says(Vec<u8>),
     /// Closes when a payload contains this; else honest.
     ClosesAt(String),
     /// Answers a payload that contains this with this reason code, and drops it; else honest.
@@ -213,6 +215,10 @@ impl<'a> Connection<'a> {
             Temper::ClaimsSession => {
                 self.write(&connack(true, 0))?;
                 self.acknowledge(1..=5)?;
+            }
+            Temper::Says(bytes) => {
+                self.write(&connack(false, 0))?;
+                self.write(&bytes)?;
             }
             _ => self.write(&connack(false, 0))?,
         }

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::ledger::Ledger;
 use crate::packet::{self, Connect, Packet, Publish, Value, Version, kind, property};
 use crate::port;
-use crate::relay::memory_kib;
+use crate::relay::{cpu_time, memory_kib};
 use crate::wait::{wait_for, within};
 
 /// A mosquitto child process.
@@ -38,7 +38,7 @@ impl Hub {
     /// Starts a mosquitto with further lines of config, in which `{home}` is a directory of its own.
     pub fn start_with(lines: &str) -> Self {
         let address = port::free();
-        let home = tempfile::Builder::new().prefix("hub-").tempdir().unwrap();
+        let home = crate::scratch("hub-");
         let config = format!(
             "listener {} 127.0.0.1\nallow_anonymous true\nuser root\nmax_queued_messages 0\n\
              set_tcp_nodelay true\n{lines}",
@@ -95,6 +95,11 @@ impl Hub {
     /// A line such as `VmHWM` of `/proc/<pid>/status`, in KiB.
     pub fn memory_kib(&self, line: &str) -> u64 {
         memory_kib(self.child.as_ref().expect("the hub runs").id(), line)
+    }
+
+    /// The processor time that it has used so far.
+    pub fn cpu(&self) -> Duration {
+        cpu_time(self.child.as_ref().expect("the hub runs").id())
     }
 
     /// Sends a signal; SIGSTOP makes a hub that is up and moves nothing.

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod fake_hub;
 pub mod hub;
+pub mod journal;
 pub mod ledger;
 pub mod meter;
 pub mod packet;
@@ -15,6 +16,7 @@ pub mod port;
 pub mod proxy;
 pub mod raw;
 pub mod relay;
+pub mod replay;
 pub mod wait;
 
 pub use clock::Clock;
@@ -53,4 +55,20 @@ pub fn seed(test: &str) -> u64 {
 pub fn skip(test: &str, reason: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {reason}");
+}
+
+/// A directory that goes with its owner, unless `RELAY_TEST_KEEP` is set: then it stays, to be looked at.
+pub fn scratch(prefix: &str) -> tempfile::TempDir {
+    let keep = std::env::var_os("RELAY_TEST_KEEP").is_some();
+    let mut directory = tempfile::Builder::new();
+    directory.prefix(prefix).disable_cleanup(keep);
+    directory.tempdir().unwrap()
+}
+
+/// A seed from words, the same in every build.
+pub fn seed_of(words: &str) -> u64 {
+    // FNV-1a.
+    words.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }

@@ -125,6 +125,13 @@ impl Proxy {
             .store(bytes.try_into().unwrap(), Ordering::SeqCst);
     }
 
+    /// Takes back [`Proxy::cut_after_to_hub`] and [`Proxy::cut_after_to_relay`]; whether one was still to come.
+    pub fn disarm(&self) -> bool {
+        let ways = [&self.link.to_hub, &self.link.to_relay];
+        let armed = ways.map(|way| way.cut_after.swap(-1, Ordering::SeqCst) >= 0);
+        armed.contains(&true)
+    }
+
     /// Whether it lets connections through.
     pub fn is_up(&self) -> bool {
         self.link.up.load(Ordering::SeqCst)

@@ -35,6 +35,8 @@ pub(super) fn alarms(admin: &Admin, stats: &Stats) -> Vec<String> {
             stats.refused
         ));
     }
+    let meters = admin.meters.stats();
+    alarms.extend(meters.state_damage.get().map(|d| format!("broker: {d}")));
     uplink(admin, &mut alarms);
     let config = admin.live.status();
     if config.from_last_accepted {

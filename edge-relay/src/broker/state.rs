@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
-use super::state_file::{Found, no_blobs, open_db, open_or_begin};
+use super::state_file::{Found, Opened, no_blobs, open_db, open_or_begin};
+use super::state_proof::{self, Proof, Reached};
 use crate::durable;
 use crate::listener::MqttStats;
 
@@ -91,6 +92,9 @@ struct Commits {
     db: Option<sled::Db>,
     /// Keys whose value has more than one piece.
     long: HashSet<Vec<u8>>,
+    /// What the database holds.
+    proof: Proof,
+    reached: Reached,
     hold_max: Duration,
     stats: Arc<MqttStats>,
 }
@@ -106,7 +110,11 @@ impl State {
         hold_max: Duration,
         stats: Arc<MqttStats>,
     ) -> Result<(Self, Found), StateError> {
-        let (db, found) = open_or_begin(dir, quarantine)?;
+        let opened = open_or_begin(dir, quarantine)?;
+        let Opened { found, damage, .. } = opened;
+        if let Some(damage) = damage {
+            let _ = stats.state_damage.set(damage);
+        }
         let long = found
             .iter()
             .filter(|(_, value)| value.len() > PIECE_BYTES)
@@ -118,8 +126,10 @@ impl State {
         });
         let commits = Commits {
             dir: dir.to_owned(),
-            db,
+            db: opened.db,
             long,
+            proof: opened.proof,
+            reached: opened.reached,
             hold_max,
             stats,
         };
@@ -217,18 +227,35 @@ impl Commits {
     }
 
     fn commit(&mut self, changes: &Changes) -> Result<(), StateError> {
-        let db = match &self.db {
-            Some(db) => db.clone(),
-            None => self.db.insert(open_db(&self.dir)?).clone(),
-        };
+        let db = self.db()?;
+        let mut proof = self.proof;
+        proof.commits += 1;
         let mut batch = sled::Batch::default();
         for (key, value) in changes {
-            self.add(&db, &mut batch, key, value.as_deref())?;
+            self.add(&db, &mut batch, &mut proof, key, value.as_deref())?;
         }
+        batch.insert(state_proof::KEY, &proof.encode());
         let syncs = durable::syncs_total();
         db.apply_batch(batch)?;
         durable::flush(&db, Some(syncs)).map_err(|e| StateError::new(e.to_string()))?;
-        no_blobs(&self.dir)
+        no_blobs(&self.dir)?;
+        self.proof = proof;
+        if let Err(error) = self.reached.note(&proof) {
+            tracing::debug!(%error, "not written: a loss of this commit alone would not be seen");
+        }
+        Ok(())
+    }
+
+    /// The database, opened again after a failure: nobody knows whether what failed is in it.
+    fn db(&mut self) -> Result<sled::Db, StateError> {
+        if let Some(db) = &self.db {
+            return Ok(db.clone());
+        }
+        let db = open_db(&self.dir)?;
+        if let Some(stated) = db.get(state_proof::KEY)?.and_then(|p| Proof::decode(&p)) {
+            self.proof = stated;
+        }
+        Ok(self.db.insert(db).clone())
     }
 
     /// Replaces all pieces of `key`.
@@ -236,16 +263,26 @@ impl Commits {
         &mut self,
         db: &sled::Db,
         batch: &mut sled::Batch,
+        proof: &mut Proof,
         key: &[u8],
         value: Option<&[u8]>,
     ) -> Result<(), StateError> {
+        let mut first = Some(piece_key(key, 0));
         if self.long.remove(key) {
-            for entry in db.scan_prefix(piece_prefix(key)).keys() {
-                batch.remove(entry?);
+            for entry in db.scan_prefix(piece_prefix(key)) {
+                let (piece, old) = entry?;
+                proof.remove(&piece, &old);
+                batch.remove(piece);
             }
+            first = None;
+        }
+        if let Some(first) = first
+            && let Some(old) = db.get(&first)?
+        {
+            proof.remove(&first, &old);
+            batch.remove(first);
         }
         let Some(value) = value else {
-            batch.remove(piece_key(key, 0));
             return Ok(());
         };
         if value.len() > PIECE_BYTES {
@@ -253,9 +290,11 @@ impl Commits {
         }
         // The first is there also where the value is empty.
         let (first, rest) = value.split_at(value.len().min(PIECE_BYTES));
-        batch.insert(piece_key(key, 0), first);
-        for (number, piece) in (1u16..).zip(rest.chunks(PIECE_BYTES)) {
-            batch.insert(piece_key(key, number), piece);
+        for (number, piece) in (0u16..).zip(std::iter::once(first).chain(rest.chunks(PIECE_BYTES)))
+        {
+            let key = piece_key(key, number);
+            proof.add(&key, piece);
+            batch.insert(key, piece);
         }
         Ok(())
     }
@@ -309,14 +348,40 @@ mod tests {
     use super::*;
 
     fn open(root: &Path) -> (State, HashMap<Vec<u8>, Vec<u8>>) {
+        let (state, found, _) = open_and_say(root);
+        (state, found)
+    }
+
+    /// Also what it says is lost.
+    fn open_and_say(root: &Path) -> (State, HashMap<Vec<u8>, Vec<u8>>, Option<String>) {
+        let stats: Arc<MqttStats> = Arc::default();
         let (state, found) = State::open(
             &root.join("state"),
             &root.join("quarantine"),
             Duration::from_secs(1),
-            Arc::default(),
+            stats.clone(),
         )
         .unwrap();
-        (state, found.into_iter().collect())
+        let damage = stats.state_damage.get().cloned();
+        (state, found.into_iter().collect(), damage)
+    }
+
+    fn put(state: &State, key: &str, value: Option<Vec<u8>>) {
+        let changes = vec![(key.as_bytes().to_vec(), value)];
+        state.commit(changes).blocking_recv().unwrap().unwrap();
+    }
+
+    /// Records of several sizes, some of them replaced and some gone again.
+    fn fill(root: &Path) {
+        let (state, _) = open(root);
+        for number in 0..60_usize {
+            let value = vec![7; 100 + number % 3 * 9_000];
+            put(&state, &number.to_string(), Some(value));
+        }
+        for number in 0..20_usize {
+            let value = (number % 2 == 0).then(|| vec![8; number % 4 * 9_000]);
+            put(&state, &number.to_string(), value);
+        }
     }
 
     #[test]
@@ -364,5 +429,78 @@ mod tests {
             .blocking_recv()
             .unwrap()
             .unwrap();
+    }
+
+    #[test]
+    fn nothing_is_said_to_be_lost_where_nothing_is() {
+        let root = tempfile::tempdir().unwrap();
+        fill(root.path());
+        let (state, found, damage) = open_and_say(root.path());
+        assert_eq!((found.len(), damage), (50, None));
+        put(&state, "0", None);
+        drop(state);
+        assert_eq!(open_and_say(root.path()).2, None);
+    }
+
+    #[test]
+    fn a_database_that_lost_its_end_in_silence_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        fill(root.path());
+        let path = root.path().join("state/db");
+        let whole = std::fs::read(&path).unwrap();
+        let mut silent = 0;
+        for share in 1..20 {
+            let root = tempfile::tempdir().unwrap();
+            fill(root.path());
+            let path = root.path().join("state/db");
+            let kept = whole.len() * share / 20;
+            std::fs::File::options()
+                .write(true)
+                .open(&path)
+                .unwrap()
+                .set_len(kept as u64)
+                .unwrap();
+            let (_state, found, damage) = open_and_say(root.path());
+            silent += usize::from(found.len() < 50 && damage.is_none());
+        }
+        assert_eq!(silent, 0, "of 19 truncations");
+    }
+
+    #[test]
+    fn a_missing_database_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        fill(root.path());
+        std::fs::remove_dir_all(root.path().join("state")).unwrap();
+        let (state, found, damage) = open_and_say(root.path());
+        assert!(found.is_empty() && damage.unwrap().contains("all 80 commits"));
+        put(&state, "n", Some(vec![1]));
+        drop(state);
+        assert_eq!(open_and_say(root.path()).2, None, "it is said once");
+    }
+
+    #[test]
+    fn damage_of_the_small_files_beside_the_log_costs_nothing() {
+        for prefix in ["conf", "snap."] {
+            let root = tempfile::tempdir().unwrap();
+            fill(root.path());
+            // sled writes a snapshot when it opens.
+            drop(open(root.path()));
+            let mut files = std::fs::read_dir(root.path().join("state"))
+                .unwrap()
+                .flatten();
+            let file = files.find(|f| f.file_name().to_string_lossy().starts_with(prefix));
+            let path = file.expect(prefix).path();
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            let (_state, found, damage) = open_and_say(root.path());
+            assert_eq!((found.len(), damage), (50, None), "{prefix}");
+            assert_eq!(
+                std::fs::read_dir(root.path().join("quarantine"))
+                    .unwrap()
+                    .count(),
+                1
+            );
+        }
     }
 }

@@ -1,13 +1,16 @@
 //! The broker's state on disk: opened whatever it is like, read, and set aside where it is damaged.
 //!
 //! What failure leaves behind: a damaged database is in the quarantine and an empty one in its place; one that a full
-//! disk keeps from being opened stays as it is, and is read from a copy in memory.
+//! disk keeps from being opened stays as it is, and is read from a copy in memory. sled's small files beside the log
+//! (`conf`, `snap.*`) go to the quarantine alone where they are damaged: sled makes them anew. What is lost is said
+//! ([`Opened::damage`]).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::state::StateError;
+use super::state_proof::{self, Proof, Reached};
 use crate::durable;
 
 /// Pieces of values (`state`) are so small that none leaves a segment of this size for an unsynced file.
@@ -20,6 +23,28 @@ const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// What a database held: key and value.
 pub(super) type Found = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// A database as it was found, whatever it was like.
+pub(super) struct Opened {
+    /// It, where the disk lets it be opened.
+    pub(super) db: Option<sled::Db>,
+    /// What is in it.
+    pub(super) found: Found,
+    /// What must be in it after the next commit, but for what that changes.
+    pub(super) proof: Proof,
+    /// The file beside it.
+    pub(super) reached: Reached,
+    /// What was lost, in words.
+    pub(super) damage: Option<String>,
+}
+
+/// All that was read of a database.
+#[derive(Default)]
+struct Read {
+    found: Found,
+    counted: Proof,
+    stated: Option<Proof>,
+}
 
 /// sled opens what is damaged with a panic, so that is caught here.
 pub(super) fn open_db(dir: &Path) -> Result<sled::Db, StateError> {
@@ -59,48 +84,98 @@ fn open_when_unlocked(dir: &Path) -> Result<sled::Db, StateError> {
     }
 }
 
-/// The database, where the disk lets it be opened, and what is in it.
-pub(super) fn open_or_begin(
+/// Opens it, or begins an empty one where it is damaged beyond reading.
+pub(super) fn open_or_begin(dir: &Path, quarantine: &Path) -> Result<Opened, StateError> {
+    let (reached, known) = Reached::open(dir);
+    put_unsound_aside(dir, quarantine);
+    let (db, read, damage) = read_or_begin(dir, quarantine)?;
+    let missing = || read.counted.missing(read.stated, known);
+    let damage = damage.or_else(missing).map(|what| {
+        tracing::error!(lost = what, "sessions and retained messages were damaged");
+        format!("sessions and retained messages: lost to damage: {what}")
+    });
+    let mut proof = read.counted;
+    // No number twice, or what is lost next would not be seen.
+    proof.commits = read.stated.map_or(0, |proof| proof.commits).max(known);
+    Ok(Opened {
+        db,
+        found: read.found,
+        proof,
+        reached,
+        damage,
+    })
+}
+
+/// The database, what is in it, and why it is an empty one in place of another.
+fn read_or_begin(
     dir: &Path,
     quarantine: &Path,
-) -> Result<(Option<sled::Db>, Found), StateError> {
-    let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|found| (db, found)));
+) -> Result<(Option<sled::Db>, Read, Option<String>), StateError> {
+    let first = open_when_unlocked(dir).and_then(|db| read_all(&db).map(|read| (db, read)));
     let error = match first {
-        Ok((db, found)) => {
+        Ok((db, read)) => {
             sync_new(dir);
-            return Ok((Some(db), found));
+            return Ok((Some(db), read, None));
         }
         Err(error) => error,
     };
     if error.disk {
         tracing::warn!(%error, "the state is read from a copy; the database is opened once the disk takes it");
-        return Ok((None, read_copy(dir)));
+        let (read, damage) = match read_copy(dir) {
+            Ok(read) => (read, None),
+            Err(error) => (Read::default(), Some(error.reason)),
+        };
+        return Ok((None, read, damage));
     }
-    let aside = set_aside(dir, quarantine);
-    tracing::error!(%error, aside = ?aside, "sessions and retained messages are lost: the state was damaged");
+    let aside = set_aside(dir, quarantine, "state");
+    tracing::error!(%error, aside = ?aside, "the state was damaged, a new one begins");
+    let damage = format!("all of them ({})", error.reason);
     match open_db(dir) {
         Ok(db) => {
             sync_new(dir);
-            Ok((Some(db), Vec::new()))
+            Ok((Some(db), Read::default(), Some(damage)))
         }
-        Err(error) if error.disk => Ok((None, Vec::new())),
+        Err(error) if error.disk => Ok((None, Read::default(), Some(damage))),
         Err(error) => Err(error),
     }
 }
 
 /// What is in a database that cannot be opened where it is, since sled writes when it opens: a full disk. The copy is
 /// in memory, and goes again.
-fn read_copy(dir: &Path) -> Found {
+fn read_copy(dir: &Path) -> Result<Read, StateError> {
     let copy = Path::new(IN_MEMORY).join(format!("edge-relay-state-{}", std::process::id()));
-    let found = copy_files(dir, &copy)
+    let read = copy_files(dir, &copy)
         .map_err(|e| StateError::new(e.to_string()))
         .and_then(|()| open_db(&copy))
         .and_then(|db| read_all(&db));
     let _ = std::fs::remove_dir_all(&copy);
-    found.unwrap_or_else(|error| {
-        tracing::error!(%error, "sessions and retained messages are unknown until the next start");
-        Vec::new()
-    })
+    read
+}
+
+/// sled gives up a whole database for one of these files, and can do without them: it writes `conf` again, always the
+/// same, and reads the log from its beginning where there is no `snap.*`.
+fn put_unsound_aside(dir: &Path, quarantine: &Path) {
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // What stands before the checksum of the content: nothing, or the length.
+        let trailer = match name.as_str() {
+            "conf" => 4,
+            snap if snap.starts_with("snap.") => 12,
+            _ => continue,
+        };
+        let sound = std::fs::read(entry.path()).is_ok_and(|bytes| {
+            let checksum = bytes.last_chunk::<4>().map(|c| u32::from_le_bytes(*c));
+            let content = bytes
+                .len()
+                .checked_sub(trailer)
+                .and_then(|n| bytes.get(..n));
+            content.is_some_and(|c| c.len() > 4 && checksum == Some(crc32fast::hash(c)))
+        });
+        if !sound {
+            let aside = set_aside(&entry.path(), quarantine, &format!("state-{name}"));
+            tracing::warn!(name, ?aside, "damaged, the database does without");
+        }
+    }
 }
 
 fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
@@ -117,8 +192,12 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The names of a new database must survive a power cut too.
+/// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
+/// sync.
 fn sync_new(dir: &Path) {
+    if let Err(error) = durable::sync_file(&dir.join("conf")) {
+        tracing::warn!(%error, "the database's settings could not be synced");
+    }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
         if let Err(error) = durable::sync_dir(dir) {
             tracing::warn!(%error, "a directory could not be synced");
@@ -126,37 +205,43 @@ fn sync_new(dir: &Path) {
     }
 }
 
-/// Moves the directory where it can be looked at; where that fails, it is removed, since a relay always starts.
-fn set_aside(dir: &Path, quarantine: &Path) -> Option<PathBuf> {
+/// Moves a file or directory where it can be looked at; where that fails, it is removed, since a relay always starts.
+fn set_aside(path: &Path, quarantine: &Path, name: &str) -> Option<PathBuf> {
     if std::fs::create_dir_all(quarantine).is_ok() {
         for number in 1..10_000 {
-            let target = quarantine.join(format!("state-{number}"));
-            if !target.exists() && std::fs::rename(dir, &target).is_ok() {
+            let target = quarantine.join(format!("{name}-{number}"));
+            if !target.exists() && std::fs::rename(path, &target).is_ok() {
                 return Some(target);
             }
         }
     }
-    if let Err(error) = std::fs::remove_dir_all(dir) {
+    let removed = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
+    if let Err(error) = removed {
         tracing::error!(%error, "damaged state can neither be moved nor removed");
     }
     None
 }
 
-/// Puts the pieces of each value together, in order of key.
-fn read_all(db: &sled::Db) -> Result<Found, StateError> {
+/// Puts the pieces of each value together, in order of key, and counts them.
+fn read_all(db: &sled::Db) -> Result<Read, StateError> {
     let read = || {
-        let mut found: Found = Vec::new();
+        let mut read = Read::default();
         for entry in db.iter() {
             let (piece, value) = entry?;
+            if piece == state_proof::KEY {
+                read.stated = Proof::decode(&value);
+                continue;
+            }
+            read.counted.add(&piece, &value);
             let key = piece
                 .get(4..piece.len().saturating_sub(2))
                 .ok_or_else(|| StateError::new("a key is too short"))?;
-            match found.last_mut() {
+            match read.found.last_mut() {
                 Some((last, whole)) if last == key => whole.extend_from_slice(&value),
-                _ => found.push((key.to_vec(), value.to_vec())),
+                _ => read.found.push((key.to_vec(), value.to_vec())),
             }
         }
-        Ok(found)
+        Ok(read)
     };
     catch_unwind(AssertUnwindSafe(read)).map_err(|_| StateError::new("the database is damaged"))?
 }

@@ -88,6 +88,8 @@ enum Ended {
 /// Parses the arguments, does what they say.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    // What it writes, sled's files too, is for its own user.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let ended = match &cli.command {
         None | Some(Command::Run) => run::run(&cli.config),
         Some(Command::Check(args)) => Ok(check::check(&cli.config, args)),

@@ -59,27 +59,41 @@ fn is_listed(file: libc::c_int) -> bool {
     id.is_ok_and(|id| FILES.lock().contains(&id))
 }
 
-/// Lets the surplus threads of this process rest, the first time it is called; `scratch` is a directory for the
-/// moment, made and removed.
-pub fn rest_surplus_threads(scratch: &Path) {
+/// Lets the surplus threads of this process rest, the first time it is called. The databases' files stay open, so they
+/// lie in memory or among the temporary files, where nobody wants to unmount; `fallback` is a directory for the moment
+/// where neither is to be had.
+pub fn rest_surplus_threads(fallback: &Path) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let _ = fs::remove_dir_all(scratch);
-        let rested = catch_unwind(AssertUnwindSafe(|| {
-            (0..DATABASES).try_for_each(|n| rest_two(&scratch.join(n.to_string())))
-        }));
-        let until = Instant::now() + PATIENCE;
-        while matches!(rested, Ok(Ok(())))
-            && RESTING.load(Ordering::Acquire) < DATABASES
-            && Instant::now() < until
-        {
-            std::thread::sleep(Duration::from_millis(1));
+        let name = format!("edge-relay-rest-{}", std::process::id());
+        let places = [
+            Path::new("/dev/shm").join(&name),
+            std::env::temp_dir().join(&name),
+            fallback.to_owned(),
+        ];
+        let rests = places.iter().any(|scratch| {
+            let _ = fs::remove_dir_all(scratch);
+            let rests = rest_in(scratch);
+            let _ = fs::remove_dir_all(scratch);
+            rests
+        });
+        if !rests {
+            tracing::debug!("sled's surplus threads stay awake");
         }
-        if !matches!(rested, Ok(Ok(()))) {
-            tracing::debug!(?rested, "sled's surplus threads stay awake");
-        }
-        let _ = fs::remove_dir_all(scratch);
     });
+}
+
+fn rest_in(scratch: &Path) -> bool {
+    let all = || (0..DATABASES).try_for_each(|n| rest_two(&scratch.join(n.to_string())));
+    let asked = catch_unwind(AssertUnwindSafe(all));
+    let until = Instant::now() + PATIENCE;
+    while matches!(asked, Ok(Ok(()))) && RESTING.load(Ordering::Acquire) < DATABASES {
+        if Instant::now() >= until {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    matches!(asked, Ok(Ok(())))
 }
 
 /// Flushes a new database in `dir` whose sync never returns.

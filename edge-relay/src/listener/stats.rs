@@ -1,5 +1,6 @@
 //! What the listener and the broker count; `metrics` exports it.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A number that only grows.
@@ -52,6 +53,8 @@ impl Gauge {
 /// Counters and gauges of the village's MQTT side.
 #[derive(Debug, Default)]
 pub struct MqttStats {
+    /// What the start found missing of sessions and retained messages, in words.
+    pub state_damage: OnceLock<String>,
     /// Clients that are connected now.
     pub connections: Gauge,
     /// Sessions now, connected or kept.

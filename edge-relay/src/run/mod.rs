@@ -97,12 +97,7 @@ pub async fn run(
 }
 
 fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("data_dir {}", dir.display()))
+    crate::durable::make_dirs(dir).with_context(|| format!("data_dir {}", dir.display()))
 }
 
 async fn open_store(
@@ -166,6 +161,7 @@ fn make_bridge(
         clock: clock.clone(),
         drain_log: drains.clone(),
         time_floor: time_floor.clone(),
+        platform: hub_bridge::platform::Platform::default(),
     };
     let (bridge, handle) = Bridge::new(settings.bridge.clone(), parts).map_err(|problems| {
         let words: Vec<String> = problems.iter().map(ToString::to_string).collect();

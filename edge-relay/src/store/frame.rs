@@ -65,9 +65,11 @@ pub(super) fn key(first: u64, piece: u32) -> [u8; 12] {
 
 /// Sequence and piece of a key.
 pub(super) fn key_parts(key: [u8; 12]) -> (u64, u32) {
-    let [a, b, c, d, e, f, g, h, piece @ ..] = key;
-    let first = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    (first, u32::from_be_bytes(piece))
+    let mut both = [0; 16];
+    both[4..].copy_from_slice(&key);
+    let both = u128::from_be_bytes(both);
+    #[allow(clippy::cast_possible_truncation)] // the halves of it
+    ((both >> 32) as u64, both as u32)
 }
 
 /// Bytes that serde treats as bytes, not as a list of numbers.

@@ -15,7 +15,6 @@ use hub_bridge::clock::Clock;
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::Settings;
 use super::health::Health;
 use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
@@ -25,11 +24,12 @@ use super::quarantine;
 use super::queue::Queue;
 use super::reached::Reached;
 use super::reader::{Reader, SegmentFile};
-use super::refused::{RefusedDir, RefusedV1};
+use super::refused::{Refused, RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
 use super::segment::{Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared};
 use super::sled_segment;
+use super::{ExactlyOnce, Settings};
 use crate::durable::{self, DurableError};
 
 /// Why a store cannot be opened.
@@ -83,6 +83,7 @@ pub struct OpenReport {
 pub(super) struct Opened {
     pub(super) shared: Arc<Shared>,
     pub(super) recent: Recent,
+    pub(super) exactly_once: Vec<ExactlyOnce>,
     pub(super) lock: DirLock,
     pub(super) report: OpenReport,
 }
@@ -107,7 +108,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     let refused_dir = RefusedDir::open(&data_dir);
     let (reached_file, reached) = Reached::open(&data_dir);
     let (index, identity) = opening.index(marks, reached, &refused_dir);
-    let recent = opening.recent(&index);
+    let (recent, exactly_once) = opening.recent(&index);
     let mut report = opening.report;
     report.waiting_readings = index.waiting(settings.confirm).0;
     report.lost = lost(&index);
@@ -139,11 +140,15 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         disk_free_bytes: AtomicU64::new(u64::MAX),
         closed: AtomicBool::new(false),
     });
-    shared.write_marks(true);
+    if shared.save_marks(true, false) {
+        let listed: Vec<_> = shared.index.lock().refused.keys().copied().collect();
+        shared.refused_dir.list_only(listed.into_iter());
+    }
     shared.assess();
     Ok(Opened {
         shared,
         recent,
+        exactly_once,
         lock,
         report,
     })
@@ -208,7 +213,10 @@ impl Opening<'_> {
         let mut identity = found_identity.clone().unwrap_or_default();
         self.adopt_unknown_epochs(&mut identity, &names);
 
-        let refused = refused_dir.list();
+        let Refused {
+            sound: refused,
+            gone,
+        } = refused_dir.read();
         let mut index = Index::default();
         let mut tail_proved = true;
         for record in &identity.epochs {
@@ -228,6 +236,7 @@ impl Opening<'_> {
             index.epochs.push(epoch);
         }
         self.take_refused(&mut index, refused_dir, refused);
+        self.take_gone(&mut index, &gone);
         Self::set_ring(&mut index, &marks);
 
         let reason = match &found_identity {
@@ -382,6 +391,25 @@ impl Opening<'_> {
         }
     }
 
+    /// Refused readings whose files are gone: they wait again where a segment still has them, else they are lost.
+    fn take_gone(&self, index: &mut Index, gone: &[(Epoch, u64)]) {
+        for (id, sequence) in gone {
+            let Ok(epoch) = index.epoch_mut(*id) else {
+                tracing::error!(epoch = %id, sequence, "a refused reading is lost to damage");
+                continue;
+            };
+            let range = SequenceRange::one(Sequence(*sequence));
+            if epoch.segment_of(*sequence).is_some() {
+                epoch.forwarded.remove(range);
+                epoch.stored.remove(range);
+            } else {
+                epoch.lost.insert(range);
+                epoch.pass(range);
+            }
+            epoch.recount(range, self.settings.confirm);
+        }
+    }
+
     fn set_ring(index: &mut Index, marks: &MarksV1) {
         for ring in &marks.ring {
             if let Ok(epoch) = index.epoch_mut(Epoch(ring.epoch))
@@ -393,12 +421,17 @@ impl Opening<'_> {
         }
     }
 
-    /// The last readings of the current epoch, to find repeats of them.
-    fn recent(&self, index: &Index) -> Recent {
+    /// The last readings, to find repeats of them: in the current epoch those with any packet id, and of the last
+    /// epoch with readings those with `QoS` 2.
+    fn recent(&self, index: &Index) -> (Recent, Vec<ExactlyOnce>) {
         let mut recent = Recent::default();
-        let Some(epoch) = index.epochs.last() else {
-            return recent;
+        let mut exactly_once = Vec::new();
+        let with_readings = |e: &&EpochIndex| !e.segments.is_empty();
+        let Some(epoch) = index.epochs.iter().rev().find(with_readings) else {
+            return (recent, exactly_once);
         };
+        let is_current = index.epochs.last().is_some_and(|e| e.epoch == epoch.epoch);
+        let hasher = recent.hasher();
         let from = epoch.next.saturating_sub(REMEMBERED as u64);
         let last_two = epoch.segments.iter().rev().take(2).collect::<Vec<_>>();
         for (first, segment) in last_two.into_iter().rev() {
@@ -410,8 +443,21 @@ impl Opening<'_> {
             let Ok(file) = SegmentFile::open(&dir, name, segment.end, epoch.salt) else {
                 continue;
             };
-            file.for_each_from(from, |reading| recent.remember(reading));
+            file.for_each_from(from, |reading| {
+                if is_current {
+                    recent.remember(reading);
+                }
+                if reading.qos == 2 && reading.packet_id != 0 {
+                    exactly_once.push(ExactlyOnce {
+                        client_id: reading.client_id.clone(),
+                        packet_id: reading.packet_id,
+                        content: hasher.hash_one((&*reading.topic, &*reading.payload)),
+                        epoch: epoch.epoch,
+                        sequence: reading.sequence,
+                    });
+                }
+            });
         }
-        recent
+        (recent, exactly_once)
     }
 }

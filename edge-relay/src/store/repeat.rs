@@ -43,6 +43,11 @@ impl Hasher for Digested {
 }
 
 impl Recent {
+    /// The hash of this process.
+    pub(super) fn hasher(&self) -> RandomState {
+        self.hasher.clone()
+    }
+
     fn digest(&self, client: &str, packet_id: u16, topic: &str, payload: &[u8]) -> u64 {
         self.hasher.hash_one((client, packet_id, topic, payload))
     }

@@ -113,7 +113,20 @@ impl Sidecar {
     pub(super) fn read(dir: &Path, name: SegmentName, salt: u32) -> Option<Self> {
         let bytes = fs::read(dir.join(Self::FILE)).ok()?;
         let sidecar: Self = envelope::open(Kind::Sidecar, salt, &bytes).ok()?;
-        (sidecar.epoch == name.epoch.0 && sidecar.first == name.first).then_some(sidecar)
+        let right = sidecar.epoch == name.epoch.0 && sidecar.first == name.first;
+        (right && sidecar.is_consistent()).then_some(sidecar)
+    }
+
+    /// Whether its frames follow each other within `first..end`: a sound checksum says that it was written so, not
+    /// that what wrote it was right. What is not consistent is read from the file again.
+    fn is_consistent(&self) -> bool {
+        let mut at = self.first;
+        let in_order = self.frames.iter().all(|frame| {
+            let follows = frame.first >= at && frame.count > 0;
+            at = frame.end();
+            follows
+        });
+        in_order && at <= self.end
     }
 
     /// Writes it, durably.

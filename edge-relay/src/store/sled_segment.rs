@@ -115,14 +115,13 @@ impl SledSegment {
         }
         let mut runs = self.runs.lock();
         let last = runs.trees.last_key_value().map(|(_, tree)| tree.clone());
-        let tree = match last.filter(|_| runs.filled < RUN_VALUES) {
-            Some(tree) => tree,
-            None => {
-                let tree = db.open_tree(key)?;
-                runs.trees.insert(key, tree.clone());
-                runs.filled = 0;
-                tree
-            }
+        let tree = if let Some(tree) = last.filter(|_| runs.filled < RUN_VALUES) {
+            tree
+        } else {
+            let tree = db.open_tree(key)?;
+            runs.trees.insert(key, tree.clone());
+            runs.filled = 0;
+            tree
         };
         tree.insert(key, &*frame.bytes)?;
         runs.filled += 1;

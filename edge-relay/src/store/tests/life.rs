@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hub_bridge::backlog::{Backlog, Mark, Refusal};
 use hub_bridge::clock::{ClockQuality, UnixMillis};
-use hub_bridge::identity::Sequence;
+use hub_bridge::identity::{Epoch, Sequence};
 
 use super::fixture::*;
-use crate::store::Store;
+use crate::store::{Settings, Store};
 
 #[test]
 fn segments_go_when_all_is_confirmed_and_the_disk_is_empty_after_a_drain() {
@@ -194,4 +194,64 @@ fn a_closed_store_says_so() {
     assert_eq!(waiting_numbers(&store), (0..10).collect::<Vec<_>>());
     // The directory is free for the next.
     drop(open(&settings(dir.path())));
+}
+
+/// A store of 500 readings that all have passed, the seventh since it was refused.
+fn with_one_refused(settings: &Settings) -> Epoch {
+    let (store, _) = open(settings);
+    fill(&store, 0, 500, 50, 200);
+    let epoch = current(&store);
+    let refusal = Refusal {
+        reason: "payload format invalid".to_owned(),
+    };
+    store.refuse(epoch, Sequence(7), &refusal).unwrap();
+    store
+        .confirm(epoch, Mark::Forwarded, &[range(1, 6), range(8, 500)])
+        .unwrap();
+    epoch
+}
+
+fn only_file_in(dir: &std::path::Path) -> std::path::PathBuf {
+    std::fs::read_dir(dir)
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path()
+}
+
+#[test]
+fn a_refused_reading_whose_file_is_gone_waits_again_where_its_segment_has_it() {
+    for damage in [
+        |p: &std::path::Path| std::fs::remove_file(p),
+        |p: &std::path::Path| std::fs::write(p, "?"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = settings(dir.path());
+        let epoch = with_one_refused(&settings);
+        damage(&only_file_in(&dir.path().join("refused"))).unwrap();
+        for _ in 0..2 {
+            let (store, _) = open(&settings);
+            let back = read_all(&store, epoch);
+            assert_eq!(back.len(), 1);
+            assert_eq!((back[0].sequence, number_of(&back[0])), (Sequence(7), 6));
+            assert_eq!(store.stats().lost_readings, 0);
+        }
+    }
+}
+
+#[test]
+fn a_refused_reading_that_is_nowhere_any_more_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut settings = settings(dir.path());
+    settings.keep_forwarded = Duration::ZERO;
+    let epoch = with_one_refused(&settings);
+    let (store, _) = open(&settings);
+    wait_until("the segments are gone", || store.segments().is_empty());
+    drop(store);
+    std::fs::remove_file(only_file_in(&dir.path().join("refused"))).unwrap();
+    for _ in 0..2 {
+        let (_, report) = open(&settings);
+        assert_eq!(report.lost, [(epoch, range(7, 7))]);
+    }
 }
