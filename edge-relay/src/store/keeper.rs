@@ -34,6 +34,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut appended = *shared.appended.borrow();
     let mut quiet_since = Instant::now();
     let mut verified = BTreeSet::new();
+    let mut verified_at = Instant::now();
     loop {
         let live_done = shared.live_is_done();
         let idle = if live_done { ROLL_IDLE } else { IDLE };
@@ -54,7 +55,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if closing {
             return;
         }
-        if !asked {
+        // Readings that trickle in ask again and again: no reason to look at none of the segments.
+        if !asked || verified_at.elapsed() >= IDLE {
+            verified_at = Instant::now();
             verify_next(shared, &mut verified);
         }
         let now = *shared.appended.borrow();
@@ -88,7 +91,7 @@ fn patience(shared: &Shared, since_sync: Duration, idle: Duration) -> Duration {
     sync_due(shared).map_or(idle, |due| left(due).min(idle))
 }
 
-/// In idle time: looks through one closed segment that was not looked at since the start. Damage is
+/// In idle time, and now and then: looks through one closed segment that was not looked at since the start. Damage is
 /// reported here and a copy of the segment kept aside; what it costs is named when the drain gets there.
 fn verify_next(shared: &Shared, verified: &mut BTreeSet<SegmentName>) {
     let closed = segments_where(shared, |s| s.phase == Phase::Closed);
