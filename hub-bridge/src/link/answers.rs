@@ -57,6 +57,7 @@ impl Link {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
                 return Err(Failure::new(ErrorClass::Protocol, words).of_no_reading());
             };
+            self.answered(flying.lane, ticket);
             self.memory.pace.arrived(flying.departure, now);
             match verdict {
                 Verdict::Taken => self.taken(flying),
@@ -116,6 +117,9 @@ impl Link {
         let Some(item) = self.landed(flying) else {
             return Err(refused(reason));
         };
+        if probe {
+            self.memory.suspects.probe_refused();
+        }
         if probe || (self.taken_here == 0 && self.refused_here > REFUSALS_BEFORE_PROBE) {
             // Not one got through: it is meant for the village.
             return Err(refused(reason));

@@ -281,6 +281,12 @@ impl World {
             Link::Down(how) => how,
         }));
         if let Link::Down(_) = link {
+            // What was under way may still arrive, but not behind what was held back.
+            if before == Link::Mute || self.rng.chance(0.5) {
+                for open in self.wire.conns.values_mut() {
+                    open.session.hung_up = true;
+                }
+            }
             self.reset_all();
             self.wire.held.clear();
         }
