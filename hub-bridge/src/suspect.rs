@@ -84,6 +84,11 @@ impl Suspects {
         None
     }
 
+    /// How many probes did not pass since the suspicion began.
+    pub(crate) fn probes_lost(&self) -> usize {
+        self.probes_lost
+    }
+
     /// The hub refused the probe: the next goes with another, for it may be this one that the hub does not want.
     pub(crate) fn probe_refused(&mut self) {
         self.probes_lost += 1;

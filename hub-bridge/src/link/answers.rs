@@ -137,7 +137,9 @@ impl Link {
             return Ok(());
         }
         if self.taken_here == 0 && strikes >= LOSSES_MAX {
-            self.care.ask_for_probe(id);
+            // Another each time: the last may be one that the hub never answers.
+            let skip = self.memory.suspects.probes_lost();
+            self.care.ask_for_probe(id, skip);
         }
         info!(epoch = %id.0, sequence = %id.1, reason, strikes, "the hub did not want a reading");
         self.put_off.push((self.now() + REST, item));

@@ -291,9 +291,9 @@ impl World {
             self.wire.held.clear();
         }
         if before == Link::Mute && link == Link::Up {
-            let now = self.now();
             for event in std::mem::take(&mut self.wire.held) {
-                self.at(now, event);
+                // Before all that is on its way still.
+                self.at(Duration::ZERO, event);
             }
         }
     }
