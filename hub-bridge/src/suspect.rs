@@ -84,6 +84,16 @@ impl Suspects {
         None
     }
 
+    /// How many probes did not pass since the suspicion began.
+    pub(crate) fn probes_lost(&self) -> usize {
+        self.probes_lost
+    }
+
+    /// The hub refused the probe: the next goes with another, for it may be this one that the hub does not want.
+    pub(crate) fn probe_refused(&mut self) {
+        self.probes_lost += 1;
+    }
+
     /// A reading was confirmed. The suspicion ends when the suspect itself passes.
     pub(crate) fn confirmed(&mut self, id: Id) {
         if self.suspect == Some(id) {
@@ -137,6 +147,21 @@ mod tests {
             assert_eq!(suspects.lost(probe_lost), None);
             assert_eq!(suspects.lost(loss(BAD, false)), None);
         }
+    }
+
+    #[test]
+    fn a_probe_that_is_refused_is_not_sent_again_and_again() {
+        let mut suspects = Suspects::default();
+        for _ in 0..3 {
+            suspects.lost(loss(BAD, false));
+        }
+        let probe = |suspects: &Suspects| match suspects.mode() {
+            Mode::Careful { probe, .. } => probe,
+            Mode::Normal => panic!("not careful"),
+        };
+        let first = probe(&suspects);
+        suspects.probe_refused();
+        assert_ne!(probe(&suspects), first);
     }
 
     #[test]

@@ -200,9 +200,14 @@ async fn a_hub_that_refuses_every_reading_costs_none() {
         .await;
         let backlog = MemoryBacklog::new("v");
         backlog.fill(2, 100, 10);
-        let village = Village::start(hasty(hub.port), backlog.clone());
-        fails_with(&village, class).await;
-        tokio::time::sleep(Duration::from_secs(3)).await;
+        let mut settings = hasty(hub.port);
+        settings.retry.max_rejected = Duration::from_secs(1);
+        let village = Village::start(settings, backlog.clone());
+        within(SOON, "it tries again and again", || async {
+            let failures = village.handle.status().counters.failures;
+            (failures.get(class.as_str()).copied() >= Some(4)).then_some(())
+        })
+        .await;
         assert!(backlog.refused().is_empty(), "{reason:#x}");
         assert_eq!(backlog.waiting(), 100);
         village.stop().await;
@@ -256,6 +261,43 @@ async fn one_that_the_hub_never_answers_is_put_aside_too_even_alone() {
     let village = Village::start(hasty(hub.port), backlog.clone());
     village.drained(Duration::from_secs(60)).await;
     assert_eq!(backlog.refused()[0].0, bad);
+    village.stop().await;
+}
+
+/// While meters go on, the link always moves: the one reading would hold the mark, and the disk, for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_the_hub_never_answers_while_others_pass_is_put_aside_too() {
+    let hub = FakeHub::start(
+        |level, _| accept(level),
+        |publish| {
+            if is(publish, b"bad") {
+                Answer::Silence
+            } else {
+                Answer::PubAck(publish.id, 0)
+            }
+        },
+    )
+    .await;
+    let backlog = MemoryBacklog::new("v");
+    let bad = backlog.append("meter-1", "t", b"bad".to_vec());
+    let village = Village::start(hasty(hub.port), backlog.clone());
+    let meters = Arc::clone(&backlog);
+    let meters = tokio::spawn(async move {
+        loop {
+            meters.append("meter-2", "t", b"good".to_vec());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    within(Duration::from_secs(60), "it is put aside", || async {
+        backlog
+            .refused()
+            .first()
+            .map(|refused| assert_eq!(refused.0, bad))
+    })
+    .await;
+    meters.abort();
+    village.drained(SOON).await;
+    assert_eq!(backlog.refused().len(), 1);
     village.stop().await;
 }
 

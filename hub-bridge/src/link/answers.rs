@@ -57,6 +57,7 @@ impl Link {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
                 return Err(Failure::new(ErrorClass::Protocol, words).of_no_reading());
             };
+            self.answered(flying.lane, ticket);
             self.memory.pace.arrived(flying.departure, now);
             match verdict {
                 Verdict::Taken => self.taken(flying),
@@ -116,6 +117,9 @@ impl Link {
         let Some(item) = self.landed(flying) else {
             return Err(refused(reason));
         };
+        if probe {
+            self.memory.suspects.probe_refused();
+        }
         if probe || (self.taken_here == 0 && self.refused_here > REFUSALS_BEFORE_PROBE) {
             // Not one got through: it is meant for the village.
             return Err(refused(reason));
@@ -133,7 +137,9 @@ impl Link {
             return Ok(());
         }
         if self.taken_here == 0 && strikes >= LOSSES_MAX {
-            self.care.ask_for_probe(id);
+            // Another each time: the last may be one that the hub never answers.
+            let skip = self.memory.suspects.probes_lost();
+            self.care.ask_for_probe(id, skip);
         }
         info!(epoch = %id.0, sequence = %id.1, reason, strikes, "the hub did not want a reading");
         self.put_off.push((self.now() + REST, item));

@@ -55,9 +55,9 @@ impl Care {
         matches!(self, Self::Steps { .. })
     }
 
-    pub(super) fn ask_for_probe(&mut self, suspect: Id) {
+    pub(super) fn ask_for_probe(&mut self, suspect: Id, skip: usize) {
         if self.is_off() {
-            *self = Self::Probe { suspect, skip: 0 };
+            *self = Self::Probe { suspect, skip };
         }
     }
 

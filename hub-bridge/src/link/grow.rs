@@ -7,6 +7,7 @@ use tracing::{info, warn};
 use super::Link;
 use crate::classify::{ErrorClass, Failure};
 use crate::connection::{Connection, HubLimits, Plan};
+use crate::inflight::Ticket;
 
 /// Below this round trip a receive maximum does not starve a link.
 const ROUND_TRIP_SHORT: Duration = Duration::from_millis(20);
@@ -47,6 +48,7 @@ impl Link {
             .map_or(in_flight_max, |max| max.min(in_flight_max));
         let lane = self.lanes.add(usize::from(slots.max(1)));
         self.connection_of_lane.push(connection);
+        self.answered_to.push(Ticket(0));
         if let Some(entry) = self.lane_of_connection.get_mut(connection) {
             *entry = Some(lane);
         }

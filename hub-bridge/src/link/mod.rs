@@ -11,6 +11,7 @@ mod confirms;
 mod feed;
 mod grow;
 mod storage;
+mod watch;
 mod work;
 
 use std::collections::HashMap;
@@ -166,6 +167,11 @@ struct Link {
     rewind_wanted: bool,
     busy: bool,
     progress_at: Duration,
+    /// The last publish of each lane that the hub answered.
+    answered_to: Vec<Ticket>,
+    /// The oldest publish that the hub passed over, and since when.
+    overtaken: Option<(Ticket, Duration)>,
+    looked_at: Duration,
     moved: bool,
     moved_counts: (u64, u64),
 }

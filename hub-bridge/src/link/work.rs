@@ -22,8 +22,6 @@ use crate::version::Version;
 
 /// How long a link that is told to end waits for what is in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// The slowest link on which one large reading may be told from nothing moving, in bytes a second.
-const RATE_MIN: u64 = 2_000;
 
 impl Link {
     pub(super) async fn prepare(
@@ -94,6 +92,9 @@ impl Link {
             rewind_wanted: false,
             busy: false,
             progress_at: now,
+            answered_to: Vec::new(),
+            overtaken: None,
+            looked_at: now,
             moved: false,
             moved_counts: (0, 0),
             parts,
@@ -312,28 +313,6 @@ impl Link {
         };
         self.flying.insert(ticket, flying);
         Ok(())
-    }
-
-    /// Fails the link when readings are in flight and nothing moves.
-    fn watch(&self) -> Result<(), Failure> {
-        if self.flying.is_empty() {
-            return Ok(());
-        }
-        let still = self.now().saturating_sub(self.progress_at);
-        let patience = self.parts.settings.hub.progress_timeout;
-        if still < patience {
-            return Ok(());
-        }
-        let largest = self.flying.values().map(|f| f.bytes as u64).max();
-        let extra = largest.unwrap_or(0).saturating_sub(8 * 1024) * 1000 / RATE_MIN;
-        if still < patience + Duration::from_millis(extra) {
-            return Ok(());
-        }
-        let words = format!(
-            "{} readings in flight and no acknowledgement for {still:?}",
-            self.flying.len()
-        );
-        Err(Failure::new(ErrorClass::Timeout, words))
     }
 
     async fn show_and_tell(&mut self) {

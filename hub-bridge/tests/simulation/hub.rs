@@ -75,7 +75,8 @@ pub struct Session {
     pub limits: Limits,
     /// The CONNACK is there for the bridge to read.
     pub welcomed: bool,
-    hung_up: bool,
+    /// It takes nothing more over it.
+    pub hung_up: bool,
     held: Vec<Vec<u8>>,
     /// The last reading of each meter that came over it.
     last: BTreeMap<u16, (usize, u64)>,

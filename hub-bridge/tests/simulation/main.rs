@@ -215,7 +215,8 @@ fn every_invariant_holds_at_every_step() {
         setting("RELAY_TEST_SIMULATION_STEPS"),
     );
     if let (Some(seed), None) = (seed, long) {
-        let outcome = run(seed, TRACE_KEPT);
+        let kept = setting("RELAY_TEST_TRACE").map_or(TRACE_KEPT, |kept| kept as usize);
+        let outcome = run(seed, kept);
         eprintln!(
             "seed {seed}: digest {:016x}, {:?}",
             outcome.digest, outcome.totals

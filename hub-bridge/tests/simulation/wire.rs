@@ -281,13 +281,19 @@ impl World {
             Link::Down(how) => how,
         }));
         if let Link::Down(_) = link {
+            // What was under way may still arrive, but not behind what was held back.
+            if before == Link::Mute || self.rng.chance(0.5) {
+                for open in self.wire.conns.values_mut() {
+                    open.session.hung_up = true;
+                }
+            }
             self.reset_all();
             self.wire.held.clear();
         }
         if before == Link::Mute && link == Link::Up {
-            let now = self.now();
             for event in std::mem::take(&mut self.wire.held) {
-                self.at(now, event);
+                // Before all that is on its way still.
+                self.at(Duration::ZERO, event);
             }
         }
     }
