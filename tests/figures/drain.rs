@@ -52,7 +52,7 @@ struct Drained {
     hub_us: f64,
 }
 
-/// Prints each round, and the ratios of the medians.
+/// Prints each round, and the ratios of the medians. `only=1`: with the hub mosquitto; `only=2`: with the least one.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let load = Load {
         clients: arguments.number("clients", 10)?,
@@ -61,7 +61,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         payload_bytes: arguments.number("payload", 200)?,
     };
     let rounds = arguments.number("rounds", 3)?;
-    for kind in [Kind::Mosquitto, Kind::Least] {
+    let only = arguments.number("only", 0)?;
+    for (number, kind) in [(1, Kind::Mosquitto), (2, Kind::Least)] {
+        if only != 0 && only != number {
+            continue;
+        }
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
         for round in 1..=rounds {
             for (sender, rates) in [Sender::Relay, Sender::Bridge, Sender::Ideal]
