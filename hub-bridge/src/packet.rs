@@ -192,7 +192,6 @@ pub(crate) mod tests {
                 response_topic: Some("m/01/answer".to_owned()),
                 correlation_data: Some(vec![1, 2, 3].into()),
                 payload_format_indicator: Some(1),
-                ..PublishProperties::default()
             })),
             repeat_of: None,
         }
