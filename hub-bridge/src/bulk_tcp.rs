@@ -9,11 +9,10 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// How long the stream rests between two looks.
@@ -24,34 +23,59 @@ const MANY_BYTES: usize = 64;
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct BulkTcp {
-    writing: AsyncFd<TcpStream>,
-    reading: Reading,
+    socket: Socket,
+    /// A write waits for room: then the stream must be woken for that, and does not rest.
+    write_waits: bool,
+    /// Who waits for the end of the rest.
+    reader: Option<Waker>,
     /// Since when `came` is counted.
     counted_from: Instant,
     came: usize,
 }
 
 #[derive(Debug)]
-enum Reading {
-    /// Woken by the next byte.
-    Watching(AsyncFd<TcpStream>),
-    /// Looks when the time is over.
+enum Socket {
+    /// Registered: the next byte wakes the reader.
+    Watched(tokio::net::TcpStream),
+    /// Not registered: looks when the time is over. Does not block.
     Resting(TcpStream, Pin<Box<Sleep>>),
-    /// Between the two, or for good after an error of the system.
+    /// For good, after the system refused to register it.
     Gone,
 }
 
+impl Socket {
+    fn watch(&mut self) -> io::Result<()> {
+        if let Self::Resting(stream, _) = std::mem::replace(self, Self::Gone) {
+            *self = Self::Watched(tokio::net::TcpStream::from_std(stream)?);
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self) -> io::Result<()> {
+        let stream = match std::mem::replace(self, Self::Gone) {
+            Self::Watched(stream) => stream.into_std()?,
+            Self::Resting(stream, _) => stream,
+            Self::Gone => return Err(gone()),
+        };
+        *self = Self::Resting(stream, Box::pin(tokio::time::sleep(REST)));
+        Ok(())
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
 impl BulkTcp {
-    /// Takes over a connected stream. Of the runtime it was opened in.
-    pub(crate) fn new(stream: tokio::net::TcpStream) -> io::Result<Self> {
-        let writing = stream.into_std()?;
-        let reading = writing.try_clone()?;
-        Ok(Self {
-            writing: AsyncFd::with_interest(writing, Interest::WRITABLE)?,
-            reading: Reading::watch(reading)?,
+    /// Takes over a connected stream.
+    pub(crate) fn new(stream: tokio::net::TcpStream) -> Self {
+        Self {
+            socket: Socket::Watched(stream),
+            write_waits: false,
+            reader: None,
             counted_from: Instant::now(),
             came: 0,
-        })
+        }
     }
 
     /// Whether so much came lately that it is worth resting.
@@ -64,46 +88,12 @@ impl BulkTcp {
         self.came += count;
         self.came >= MANY_BYTES
     }
-}
 
-impl Reading {
-    fn watch(stream: TcpStream) -> io::Result<Self> {
-        AsyncFd::with_interest(stream, Interest::READABLE).map(Self::Watching)
-    }
-
-    fn rest(stream: TcpStream) -> Self {
-        Self::Resting(stream, Box::pin(tokio::time::sleep(REST)))
-    }
-
-    fn into_stream(self) -> io::Result<TcpStream> {
-        match self {
-            Self::Watching(watched) => Ok(watched.into_inner()),
-            Self::Resting(stream, _) => Ok(stream),
-            Self::Gone => Err(io::ErrorKind::NotConnected.into()),
+    fn watch(&mut self) -> io::Result<()> {
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
         }
-    }
-
-    /// Reads what is there, once it is time to look.
-    fn poll(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Self::Resting(stream, rest) = self {
-            ready!(rest.as_mut().poll(cx));
-            match stream.read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let stream = std::mem::replace(self, Self::Gone).into_stream()?;
-                    *self = Self::watch(stream)?;
-                }
-                done => return Poll::Ready(done),
-            }
-        }
-        let Self::Watching(watched) = self else {
-            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
-        };
-        loop {
-            let mut ready = ready!(watched.poll_read_ready(cx))?;
-            if let Ok(done) = ready.try_io(|watched| watched.get_ref().read(buffer)) {
-                return Poll::Ready(done);
-            }
-        }
+        self.socket.watch()
     }
 }
 
@@ -113,14 +103,27 @@ impl AsyncRead for BulkTcp {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let count = ready!(self.reading.poll(cx, buffer.initialize_unfilled()))?;
-        buffer.advance(count);
-        if self.comes_fast(count) && count > 0 {
-            let stream = std::mem::replace(&mut self.reading, Reading::Gone).into_stream()?;
-            self.reading = Reading::rest(stream);
-        } else if let Reading::Resting(..) = self.reading {
-            let stream = std::mem::replace(&mut self.reading, Reading::Gone).into_stream()?;
-            self.reading = Reading::watch(stream)?;
+        let this = &mut *self;
+        let before = buffer.filled().len();
+        if let Socket::Resting(stream, rest) = &mut this.socket {
+            if rest.as_mut().poll(cx).is_pending() {
+                this.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
+            match stream.read(buffer.initialize_unfilled()) {
+                Ok(count) => buffer.advance(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.watch()?,
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        if let Socket::Watched(stream) = &mut this.socket {
+            ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        }
+        let count = buffer.filled().len() - before;
+        if count > 0 && this.comes_fast(count) && !this.write_waits {
+            this.socket.rest()?;
+        } else {
+            this.watch()?;
         }
         Poll::Ready(Ok(()))
     }
@@ -128,24 +131,35 @@ impl AsyncRead for BulkTcp {
 
 impl AsyncWrite for BulkTcp {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut ready = ready!(self.writing.poll_write_ready(cx))?;
-            if let Ok(done) = ready.try_io(|writing| writing.get_ref().write(bytes)) {
-                return Poll::Ready(done);
+        let this = &mut *self;
+        if let Socket::Resting(stream, _) = &mut this.socket {
+            match stream.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => this.watch()?,
+                done => return Poll::Ready(done),
             }
         }
+        let Socket::Watched(stream) = &mut this.socket else {
+            return Poll::Ready(Err(gone()));
+        };
+        let written = Pin::new(stream).poll_write(cx, bytes);
+        this.write_waits = written.is_pending();
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.writing.get_ref().shutdown(Shutdown::Write))
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.socket {
+            Socket::Watched(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Resting(stream, _) => Poll::Ready(stream.shutdown(Shutdown::Write)),
+            Socket::Gone => Poll::Ready(Err(gone())),
+        }
     }
 }
 
@@ -160,7 +174,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let ours = tokio::net::TcpStream::connect(address).await.unwrap();
         let (theirs, _) = listener.accept().await.unwrap();
-        (BulkTcp::new(ours).unwrap(), theirs)
+        (BulkTcp::new(ours), theirs)
     }
 
     #[tokio::test]

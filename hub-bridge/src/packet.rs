@@ -4,8 +4,7 @@
 //! properties: `id` = `<epoch>/<sequence>`, `at` = ms since 1970, and `clock` = `unsynchronised` only where that
 //! time is not to be trusted. Short, since each byte of them is paid for with every reading.
 
-use rumqttc::v5::mqttbytes::QoS as QoS5;
-use rumqttc::v5::mqttbytes::v5::{Publish as Publish5, PublishProperties as Properties5};
+use rumqttc::v5::mqttbytes::v5::PublishProperties as Properties5;
 
 use crate::clock::{Clock, ClockQuality};
 use crate::identity::{Epoch, VillageId};
@@ -116,18 +115,22 @@ impl Outgoing {
             let length = 2 + 2 + rest;
             return 1 + length_bytes(length) + length;
         };
-        let nothing = bytes::Bytes::new();
-        let mut publish = Publish5::new("", QoS5::AtLeastOnce, nothing, Some(properties.clone()));
-        publish.pkid = 1;
-        // The fixed header of the packet without topic and payload counts its own length field.
-        let without = publish.size();
-        let own = (1..=4)
-            .map(|field| (field, without.saturating_sub(1 + field)))
-            .find(|(field, length)| length_bytes(*length) == *field)
-            .map_or(without, |(_, length)| length);
-        let length = own + rest;
+        let listed = properties_bytes(properties);
+        let length = 2 + 2 + length_bytes(listed) + listed + rest;
         1 + length_bytes(length) + length
     }
+}
+
+/// What the properties of a reading take, without their length (MQTT 5, 3.3.2.3).
+fn properties_bytes(properties: &Properties5) -> usize {
+    let text = |text: &Option<String>| text.as_ref().map_or(0, |text| 3 + text.len());
+    let correlation = properties.correlation_data.as_ref();
+    let user = properties.user_properties.iter();
+    properties.payload_format_indicator.map_or(0, |_| 2)
+        + text(&properties.content_type)
+        + text(&properties.response_topic)
+        + correlation.map_or(0, |data| 3 + data.len())
+        + user.map(|(k, v)| 5 + k.len() + v.len()).sum::<usize>()
 }
 
 fn length_bytes(length: usize) -> usize {
@@ -143,6 +146,9 @@ fn length_bytes(length: usize) -> usize {
 pub(crate) mod tests {
     use std::sync::Arc;
     use std::time::Duration;
+
+    use rumqttc::v5::mqttbytes::QoS as QoS5;
+    use rumqttc::v5::mqttbytes::v5::Publish as Publish5;
 
     use super::*;
     use crate::clock::{BootId, ReceivedAt, UnixMillis};
@@ -182,7 +188,10 @@ pub(crate) mod tests {
             received: clock.stamp(),
             properties: Some(Box::new(PublishProperties {
                 user_properties: vec![("id".to_owned(), "the meter's own".to_owned())],
-                ..PublishProperties::default()
+                content_type: Some("text/plain".to_owned()),
+                response_topic: Some("m/01/answer".to_owned()),
+                correlation_data: Some(vec![1, 2, 3].into()),
+                payload_format_indicator: Some(1),
             })),
             repeat_of: None,
         }

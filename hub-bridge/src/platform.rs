@@ -41,7 +41,7 @@ impl Network for Tcp {
         Box::pin(async move {
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
-            Ok(Box::new(BulkTcp::new(stream)?) as Box<dyn Stream>)
+            Ok(Box::new(BulkTcp::new(stream)) as Box<dyn Stream>)
         })
     }
 }

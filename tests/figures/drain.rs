@@ -62,10 +62,14 @@ pub(crate) struct Medians {
     pub(crate) ideal: f64,
 }
 
-/// Prints each round, and the ratios of the medians.
+/// Prints each round, and the ratios of the medians. `only=1`: with the hub mosquitto; `only=2`: with the least one.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let rounds = arguments.number("rounds", 3)?;
-    for kind in [Kind::Mosquitto, Kind::Least] {
+    let only = arguments.number("only", 0)?;
+    for (number, kind) in [(1, Kind::Mosquitto), (2, Kind::Least)] {
+        if only != 0 && only != number {
+            continue;
+        }
         let Medians {
             relay,
             bridge,

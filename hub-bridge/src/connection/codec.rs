@@ -59,7 +59,9 @@ impl Codec {
                     clean_start: true,
                     properties: None,
                 };
-                connect.write(&None, &login, out).map_err(unwritable5)
+                connect
+                    .write(&None, &login, out)
+                    .map_err(|error| unwritable(&error))
             }
             Version::V311 => {
                 let mut connect = v4::Connect::new(hello.client_id);
@@ -68,7 +70,9 @@ impl Codec {
                     .credentials
                     .map(|(username, password)| v4::Login::new(username, password));
                 let packet = v4::Packet::Connect(connect);
-                packet.write(out, PACKET_BYTES_MAX).map_err(unwritable4)
+                packet
+                    .write(out, PACKET_BYTES_MAX)
+                    .map_err(|error| unwritable(&error))
             }
         };
         written.map(drop)
@@ -99,24 +103,24 @@ impl Codec {
                 properties,
             }
             .write(out)
-            .map_err(unwritable5),
+            .map_err(|error| unwritable(&error)),
             Version::V311 => {
                 let mut publish = v4::Publish::from_bytes(topic, QoS4::AtLeastOnce, payload);
                 publish.retain = retain;
                 publish.pkid = id.0;
-                publish.write(out).map_err(unwritable4)
+                publish.write(out).map_err(|error| unwritable(&error))
             }
         };
         written.map(drop)
     }
 
     /// Appends a PINGREQ.
-    pub(super) fn ping(self, out: &mut BytesMut) {
+    pub(super) fn ping(out: &mut BytesMut) {
         out.put_slice(&[0xc0, 0]);
     }
 
     /// Appends a DISCONNECT: the same two bytes in both versions.
-    pub(super) fn disconnect(self, out: &mut BytesMut) {
+    pub(super) fn disconnect(out: &mut BytesMut) {
         out.put_slice(&[0xe0, 0]);
     }
 
@@ -255,11 +259,7 @@ fn broken(words: &str) -> Failure {
     Failure::new(ErrorClass::Protocol, words).hint(VersionHint::Perhaps)
 }
 
-fn unwritable5(error: rumqttc::v5::mqttbytes::Error) -> Failure {
-    // The error holds no payload.
-    Failure::new(ErrorClass::Protocol, format!("cannot be written: {error}"))
-}
-
-fn unwritable4(error: rumqttc::mqttbytes::Error) -> Failure {
+/// The error holds no payload.
+fn unwritable(error: &dyn std::fmt::Display) -> Failure {
     Failure::new(ErrorClass::Protocol, format!("cannot be written: {error}"))
 }

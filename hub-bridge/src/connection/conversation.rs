@@ -185,7 +185,7 @@ impl Talk {
             return Err(Failure::new(ErrorClass::Timeout, words));
         }
         self.asked_for_pong = Some(Instant::now());
-        self.codec.ping(&mut self.outgoing);
+        Codec::ping(&mut self.outgoing);
         Ok(())
     }
 }
@@ -305,7 +305,7 @@ impl Conversation {
                         .publish(id, outgoing, &mut self.talk.outgoing)?;
                 }
                 Ask::Goodbye => {
-                    self.talk.codec.disconnect(&mut self.talk.outgoing);
+                    Codec::disconnect(&mut self.talk.outgoing);
                     return Ok(true);
                 }
             }

@@ -82,6 +82,7 @@ pub(crate) enum LaneEvent {
 
 /// What is asked of a connection.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // all but the last are the large one
 enum Ask {
     Publish(Ticket, Outgoing),
     Goodbye,
