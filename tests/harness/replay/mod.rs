@@ -10,6 +10,7 @@ pub mod local;
 pub mod log;
 pub mod model;
 pub mod recording;
+pub mod started;
 pub mod state;
 
 use std::fmt;
@@ -116,20 +117,37 @@ impl Cut {
 /// # Errors
 /// The promise that is broken, with what leads there.
 pub fn one(seed: u64, recording: &Recording) -> Result<Outcome, Failure> {
+    with_state(seed, recording, check::check)
+}
+
+/// As [`one`], with the real relay, started on what is left.
+///
+/// # Errors
+/// As [`one`].
+pub fn one_started(seed: u64, recording: &Recording) -> Result<Outcome, Failure> {
+    with_state(seed, recording, |root, recording, moment_ns| {
+        started::check(root, recording, moment_ns).map(|()| Found::default())
+    })
+}
+
+/// Makes the state that `seed` stands for and lets `check` look at it.
+fn with_state(
+    seed: u64,
+    recording: &Recording,
+    check: impl Fn(&Path, &Recording, u64) -> Result<Found, String>,
+) -> Result<Outcome, Failure> {
     let cut = Cut::draw(seed, recording);
     let target = scratch();
     let result = catch_unwind(AssertUnwindSafe(|| {
         cut.materialise(&recording.log, target.path())?;
-        check::check(target.path(), recording, cut.moment_ns)
+        check(target.path(), recording, cut.moment_ns)
     }));
-    match result {
-        Ok(Ok(found)) => Ok(Outcome { cut, found }),
-        Ok(Err(what)) => Err(Failure { cut, what }),
-        Err(panic) => Err(Failure {
-            cut,
-            what: format!("panicked: {}", text_of(panic.as_ref())),
-        }),
-    }
+    let what = match result {
+        Ok(Ok(found)) => return Ok(Outcome { cut, found }),
+        Ok(Err(what)) => what,
+        Err(panic) => format!("panicked: {}", text_of(panic.as_ref())),
+    };
+    Err(Failure { cut, what })
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
