@@ -120,9 +120,9 @@ fn record(program: &str, rule: Option<Rule<'_>>) -> Log {
     log
 }
 
-/// The file `file` in 400 states after the whole of `log`: the different contents, with how often.
+/// The file `file` in 200 states after the whole of `log`: the different contents, with how often.
 fn states(log: &Log, names: Names) -> Vec<Option<Vec<u8>>> {
-    let states = (0..400).map(|seed| {
+    let states = (0..200).map(|seed| {
         let target = tempfile::tempdir().unwrap();
         let at = log.records.len();
         let luck = Luck::draw(at, &mut StdRng::seed_from_u64(seed));
