@@ -14,9 +14,16 @@ use harness::{seed, setting};
 /// On one state of so many the real relay is started as well.
 const STARTED: u64 = 20;
 
+/// On one state of so many the relay is started and recorded, and the power cut again while it starts.
+const AGAIN: u64 = 30;
+
+/// How often each of these is cut again.
+const CUTS_AGAIN: u64 = 10;
+
 #[derive(Default)]
 struct Sums {
     cuts: u64,
+    again: u64,
     started: u64,
     readings: u64,
     acknowledged: u64,
@@ -76,6 +83,18 @@ fn no_acknowledged_reading_is_lost_in_any_state_a_cut_may_leave() {
             .then(|| replay::one_started(seed, &recording));
         sums.cuts += 1;
         sums.started += u64::from(started.is_some());
+        let again = seed
+            .is_multiple_of(AGAIN)
+            .then(|| replay::twice(seed, CUTS_AGAIN, &recording));
+        if let Some(result) = again {
+            match result {
+                Ok(outcomes) => sums.again += outcomes.len() as u64,
+                Err(failure) => {
+                    println!("{failure}");
+                    failures.push(failure);
+                }
+            }
+        }
         for result in [Some(looked), started].into_iter().flatten() {
             match result {
                 Ok(outcome) => sums.add(&outcome),
@@ -90,9 +109,10 @@ fn no_acknowledged_reading_is_lost_in_any_state_a_cut_may_leave() {
         }
     }
     println!(
-        "{test}: {} cuts, {} of them with the relay started, in {:?}: {} readings waited, {} were acknowledged, {} local; named as lost {}; epochs {:?}; slowest open {:?}",
+        "{test}: {} cuts, {} of them with the relay started, and {} second cuts, in {:?}: {} readings waited, {} were acknowledged, {} local; named as lost {}; epochs {:?}; slowest open {:?}",
         sums.cuts,
         sums.started,
+        sums.again,
         start.elapsed(),
         sums.readings,
         sums.acknowledged,

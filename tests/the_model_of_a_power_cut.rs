@@ -116,7 +116,7 @@ fn record(program: &str, rule: Option<Rule<'_>>) -> Log {
         String::from_utf8_lossy(&output.stderr)
     );
     let log = recorder.log().unwrap();
-    Model::explains(&log, &root).unwrap();
+    Model::explains(&log, None, &root).unwrap();
     log
 }
 
@@ -133,7 +133,7 @@ fn states(log: &Log, names: Names) -> Vec<Option<Vec<u8>>> {
             names,
             luck,
         };
-        cut.materialise(log, target.path()).unwrap();
+        cut.materialise(log, None, target.path()).unwrap();
         fs::read(target.path().join("file")).ok()
     });
     states.collect()

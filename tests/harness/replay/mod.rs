@@ -97,13 +97,13 @@ impl Cut {
         }
     }
 
-    /// Makes the state below `target`.
+    /// Makes the state below `target`, of a recording that began on what is in `base`.
     ///
     /// # Errors
     /// A recording that does not hold together, or a disk that is full.
-    pub fn materialise(&self, log: &Log, target: &Path) -> Result<(), String> {
+    pub fn materialise(&self, log: &Log, base: Option<&Path>, target: &Path) -> Result<(), String> {
         let mut random = StdRng::seed_from_u64(self.seed ^ 0x5eed);
-        let mut model = Model::new(self.names, StdRng::seed_from_u64(self.seed));
+        let mut model = Model::on(base, self.names, StdRng::seed_from_u64(self.seed))?;
         for at in 0..self.at {
             model.apply(log, at)?;
         }
@@ -139,7 +139,7 @@ fn with_state(
     let cut = Cut::draw(seed, recording);
     let target = scratch();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        cut.materialise(&recording.log, target.path())?;
+        cut.materialise(&recording.log, recording.base(), target.path())?;
         check(target.path(), recording, cut.moment_ns)
     }));
     let what = match result {
@@ -148,6 +148,27 @@ fn with_state(
         Err(panic) => format!("panicked: {}", text_of(panic.as_ref())),
     };
     Err(Failure { cut, what })
+}
+
+/// As [`one`], twice: the relay is started on what is left, recorded again, and cut off again while it is at it,
+/// `cuts` times from seeds that follow `seed`.
+///
+/// # Errors
+/// As [`one`]; of a second cut, with the recording that was kept.
+pub fn twice(seed: u64, cuts: u64, recording: &Recording) -> Result<Vec<Outcome>, Failure> {
+    let cut = Cut::draw(seed, recording);
+    let failed = |what| Failure { cut, what };
+    let mut second = Recording::after(&cut, recording).map_err(failed)?;
+    let outcomes: Result<Vec<Outcome>, Failure> =
+        (seed..seed + cuts).map(|seed| one(seed, &second)).collect();
+    outcomes.map_err(|failure| Failure {
+        what: format!(
+            "after {cut}, and again ({}): {}",
+            second.keep().display(),
+            failure.what
+        ),
+        cut: failure.cut,
+    })
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
