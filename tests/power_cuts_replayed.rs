@@ -11,9 +11,20 @@ use std::time::{Duration, Instant};
 use harness::replay::{self, Outcome, Plan, Recording};
 use harness::{seed, setting};
 
+/// On one state of so many the real relay is started as well.
+const STARTED: u64 = 20;
+
+/// On one state of so many the relay is started and recorded, and the power cut again while it starts.
+const AGAIN: u64 = 30;
+
+/// How often each of these is cut again.
+const CUTS_AGAIN: u64 = 10;
+
 #[derive(Default)]
 struct Sums {
     cuts: u64,
+    again: u64,
+    started: u64,
     readings: u64,
     acknowledged: u64,
     local: u64,
@@ -25,12 +36,14 @@ struct Sums {
 impl Sums {
     fn add(&mut self, outcome: &Outcome) {
         let found = &outcome.found;
-        self.cuts += 1;
         self.readings += found.waiting;
         self.acknowledged += found.acknowledged;
         self.local += found.local;
         self.named_lost += found.named_lost;
         let began = found.began.clone().unwrap_or_else(|| "goes on".to_owned());
+        if found.opened_in.is_zero() {
+            return; // not looked at in this process
+        }
         *self.epochs.entry(began).or_default() += 1;
         self.slowest = self.slowest.max(found.opened_in);
     }
@@ -64,11 +77,31 @@ fn no_acknowledged_reading_is_lost_in_any_state_a_cut_may_leave() {
     let mut sums = Sums::default();
     let mut failures = Vec::new();
     for seed in seed..seed + cuts {
-        match replay::one(seed, &recording) {
-            Ok(outcome) => sums.add(&outcome),
-            Err(failure) => {
-                println!("{failure}");
-                failures.push(failure);
+        let looked = replay::one(seed, &recording);
+        let started = seed
+            .is_multiple_of(STARTED)
+            .then(|| replay::one_started(seed, &recording));
+        sums.cuts += 1;
+        sums.started += u64::from(started.is_some());
+        let again = seed
+            .is_multiple_of(AGAIN)
+            .then(|| replay::twice(seed, CUTS_AGAIN, &recording));
+        if let Some(result) = again {
+            match result {
+                Ok(outcomes) => sums.again += outcomes.len() as u64,
+                Err(failure) => {
+                    println!("{failure}");
+                    failures.push(failure);
+                }
+            }
+        }
+        for result in [Some(looked), started].into_iter().flatten() {
+            match result {
+                Ok(outcome) => sums.add(&outcome),
+                Err(failure) => {
+                    println!("{failure}");
+                    failures.push(failure);
+                }
             }
         }
         if failures.len() >= 5 {
@@ -76,8 +109,10 @@ fn no_acknowledged_reading_is_lost_in_any_state_a_cut_may_leave() {
         }
     }
     println!(
-        "{test}: {} cuts in {:?}: {} readings waited, {} were acknowledged, {} local; named as lost {}; epochs {:?}; slowest open {:?}",
+        "{test}: {} cuts, {} of them with the relay started, and {} second cuts, in {:?}: {} readings waited, {} were acknowledged, {} local; named as lost {}; epochs {:?}; slowest open {:?}",
         sums.cuts,
+        sums.started,
+        sums.again,
         start.elapsed(),
         sums.readings,
         sums.acknowledged,

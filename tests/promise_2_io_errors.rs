@@ -2,7 +2,7 @@
 //! kind of file in its data directory. What cannot be kept is not acknowledged, and when the errors stop the relay goes on by itself.
 //! Everything is recorded, so that a power cut at any moment of it is tried as well. Needs no root.
 //!
-//! `RELAY_TEST_REPLAYS` (40) sets how many cuts.
+//! `RELAY_TEST_REPLAYS` (15) sets how many cuts a test.
 
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ fn taken(meter: &mut Meter, what: &str) {
     });
 }
 
-/// A retained message is acknowledged, or within two seconds not.
+/// A retained message is acknowledged, or within a second not.
 fn retained_is_acknowledged(recorded: &Recorded, number: u64) -> bool {
     let connect = Connect::new(Version::V4, "local");
     let Ok((mut raw, _, 0)) = Raw::connect(recorded.relay.mqtt, &connect) else {
@@ -173,13 +173,13 @@ fn retained_is_acknowledged(recorded: &Recorded, number: u64) -> bool {
     let mut publish = Publish::new("kept/x", number.to_string(), 1);
     publish.retain = true;
     raw.send(&publish.encode(Version::V4)).unwrap();
-    let answer = raw.receive_within(Duration::from_secs(2));
+    let answer = raw.receive_within(Duration::from_secs(1));
     answer.is_ok_and(|packet| packet.kind() == kind::PUBACK)
 }
 
 /// Tries cuts in what was recorded, while it was well and while it was not.
 fn cuts(test: &str, mut recording: Recording, seed: u64) {
-    let failures: Vec<_> = (seed..seed + setting("RELAY_TEST_REPLAYS", 40))
+    let failures: Vec<_> = (seed..seed + setting("RELAY_TEST_REPLAYS", 15))
         .filter_map(|seed| replay::one(seed, &recording).err())
         .inspect(|failure| println!("{test}: {failure}"))
         .collect();
@@ -204,7 +204,7 @@ fn what_the_disk_refuses_is_not_acknowledged_and_it_goes_on_by_itself() {
     for (what, ops, path, action, means) in UNTIL_TOLD_OTHERWISE {
         taken(&mut meter, what);
         recorded.recorder.fail(0, rule(ops, path, action));
-        meter.habits.patience = Duration::from_millis(1_500);
+        meter.habits.patience = Duration::from_millis(900);
         if means == NoReading {
             assert!(meter.publish(1).is_err(), "{what}: acknowledged");
             assert!(recorded.recorder.failed(0) > 0, "{what}: nothing failed");

@@ -116,13 +116,13 @@ fn record(program: &str, rule: Option<Rule<'_>>) -> Log {
         String::from_utf8_lossy(&output.stderr)
     );
     let log = recorder.log().unwrap();
-    Model::explains(&log, &root).unwrap();
+    Model::explains(&log, None, &root).unwrap();
     log
 }
 
-/// The file `file` in 400 states after the whole of `log`: the different contents, with how often.
+/// The file `file` in 200 states after the whole of `log`: the different contents, with how often.
 fn states(log: &Log, names: Names) -> Vec<Option<Vec<u8>>> {
-    let states = (0..400).map(|seed| {
+    let states = (0..200).map(|seed| {
         let target = tempfile::tempdir().unwrap();
         let at = log.records.len();
         let luck = Luck::draw(at, &mut StdRng::seed_from_u64(seed));
@@ -133,7 +133,7 @@ fn states(log: &Log, names: Names) -> Vec<Option<Vec<u8>>> {
             names,
             luck,
         };
-        cut.materialise(log, target.path()).unwrap();
+        cut.materialise(log, None, target.path()).unwrap();
         fs::read(target.path().join("file")).ok()
     });
     states.collect()

@@ -236,7 +236,7 @@ fn broker(settings: &Settings, journal: &LocalJournal, moment_ns: u64) -> Result
         .map_err(|error| format!("the broker's state does not open: {error}"))?;
     let promised = Promised::before(journal, moment_ns);
     for session in 0..SESSIONS.len() {
-        if promised.subscribed.contains(&session) {
+        if promised.subscribed(session) {
             let (present, queued) = take(&broker, SESSIONS[session].0, None)?;
             if !present {
                 return Err(format!("the session {} is gone", SESSIONS[session].0));
@@ -303,8 +303,8 @@ fn rumqttd_filter(filter: &str) -> rumqttd::protocol::Filter {
 }
 
 /// What had been said before the cut.
-#[derive(Default)]
-struct Promised {
+#[derive(Debug, Default)]
+pub(super) struct Promised {
     subscribed: BTreeSet<usize>,
     acknowledged: BTreeMap<usize, Vec<u64>>,
     delivered: BTreeMap<usize, BTreeSet<u64>>,
@@ -312,7 +312,7 @@ struct Promised {
 }
 
 impl Promised {
-    fn before(journal: &LocalJournal, moment_ns: u64) -> Self {
+    pub(super) fn before(journal: &LocalJournal, moment_ns: u64) -> Self {
         let mut promised = Self::default();
         for (at, event) in journal {
             match *event {
@@ -338,6 +338,27 @@ impl Promised {
         promised
     }
 
+    /// Whether a session had its SUBACK.
+    pub(super) fn subscribed(&self, session: usize) -> bool {
+        self.subscribed.contains(&session)
+    }
+
+    /// What a session must still get.
+    pub(super) fn due(&self, session: usize) -> Vec<u64> {
+        let delivered = self.delivered.get(&session);
+        let got = |number: &u64| delivered.is_some_and(|delivered| delivered.contains(number));
+        let all = self.acknowledged(session).iter().copied();
+        all.filter(|number| !got(number)).collect()
+    }
+
+    /// How many topics have a retained message for certain.
+    pub(super) fn kept(&self) -> usize {
+        let topics = SESSIONS.len()..local::TOPICS;
+        topics
+            .filter(|topic| !self.acknowledged(*topic).is_empty())
+            .count()
+    }
+
     fn acknowledged(&self, topic: usize) -> &[u64] {
         self.acknowledged.get(&topic).map_or(&[], Vec::as_slice)
     }
@@ -353,7 +374,11 @@ impl Promised {
     }
 
     /// All that was acknowledged and not delivered, in order.
-    fn check_queue(&self, session: usize, queued: &[(String, Vec<u8>)]) -> Result<(), String> {
+    pub(super) fn check_queue(
+        &self,
+        session: usize,
+        queued: &[(String, Vec<u8>)],
+    ) -> Result<(), String> {
         let topic = local::topic(session);
         let mut numbers = Vec::new();
         for (on, bytes) in queued {
@@ -366,12 +391,8 @@ impl Promised {
         if !numbers.is_sorted() {
             return Err(format!("{topic}: out of order: {numbers:?}"));
         }
-        let delivered = self.delivered.get(&session).cloned().unwrap_or_default();
-        let due = self
-            .acknowledged(session)
-            .iter()
-            .filter(|number| !delivered.contains(number));
-        let missing: Vec<&u64> = due
+        let due = self.due(session).into_iter();
+        let missing: Vec<u64> = due
             .filter(|number| numbers.binary_search(number).is_err())
             .collect();
         if missing.is_empty() {
@@ -386,7 +407,7 @@ impl Promised {
     }
 
     /// The last that was acknowledged on each topic, or a later one.
-    fn check_kept(&self, kept: &[(String, Vec<u8>)]) -> Result<(), String> {
+    pub(super) fn check_kept(&self, kept: &[(String, Vec<u8>)]) -> Result<(), String> {
         for number in 0..KEPT.len() {
             let topic = SESSIONS.len() + number;
             let Some(last) = self.acknowledged(topic).last() else {

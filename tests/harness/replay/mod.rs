@@ -10,6 +10,7 @@ pub mod local;
 pub mod log;
 pub mod model;
 pub mod recording;
+pub mod started;
 pub mod state;
 
 use std::fmt;
@@ -96,13 +97,13 @@ impl Cut {
         }
     }
 
-    /// Makes the state below `target`.
+    /// Makes the state below `target`, of a recording that began on what is in `base`.
     ///
     /// # Errors
     /// A recording that does not hold together, or a disk that is full.
-    pub fn materialise(&self, log: &Log, target: &Path) -> Result<(), String> {
+    pub fn materialise(&self, log: &Log, base: Option<&Path>, target: &Path) -> Result<(), String> {
         let mut random = StdRng::seed_from_u64(self.seed ^ 0x5eed);
-        let mut model = Model::new(self.names, StdRng::seed_from_u64(self.seed));
+        let mut model = Model::on(base, self.names, StdRng::seed_from_u64(self.seed))?;
         for at in 0..self.at {
             model.apply(log, at)?;
         }
@@ -116,20 +117,58 @@ impl Cut {
 /// # Errors
 /// The promise that is broken, with what leads there.
 pub fn one(seed: u64, recording: &Recording) -> Result<Outcome, Failure> {
+    with_state(seed, recording, check::check)
+}
+
+/// As [`one`], with the real relay, started on what is left.
+///
+/// # Errors
+/// As [`one`].
+pub fn one_started(seed: u64, recording: &Recording) -> Result<Outcome, Failure> {
+    with_state(seed, recording, |root, recording, moment_ns| {
+        started::check(root, recording, moment_ns).map(|()| Found::default())
+    })
+}
+
+/// Makes the state that `seed` stands for and lets `check` look at it.
+fn with_state(
+    seed: u64,
+    recording: &Recording,
+    check: impl Fn(&Path, &Recording, u64) -> Result<Found, String>,
+) -> Result<Outcome, Failure> {
     let cut = Cut::draw(seed, recording);
     let target = scratch();
     let result = catch_unwind(AssertUnwindSafe(|| {
-        cut.materialise(&recording.log, target.path())?;
-        check::check(target.path(), recording, cut.moment_ns)
+        cut.materialise(&recording.log, recording.base(), target.path())?;
+        check(target.path(), recording, cut.moment_ns)
     }));
-    match result {
-        Ok(Ok(found)) => Ok(Outcome { cut, found }),
-        Ok(Err(what)) => Err(Failure { cut, what }),
-        Err(panic) => Err(Failure {
-            cut,
-            what: format!("panicked: {}", text_of(panic.as_ref())),
-        }),
-    }
+    let what = match result {
+        Ok(Ok(found)) => return Ok(Outcome { cut, found }),
+        Ok(Err(what)) => what,
+        Err(panic) => format!("panicked: {}", text_of(panic.as_ref())),
+    };
+    Err(Failure { cut, what })
+}
+
+/// As [`one`], twice: the relay is started on what is left, recorded again, and cut off again while it is at it,
+/// `cuts` times from seeds that follow `seed`.
+///
+/// # Errors
+/// As [`one`]; of a second cut, with the recording that was kept.
+pub fn twice(seed: u64, cuts: u64, recording: &Recording) -> Result<Vec<Outcome>, Failure> {
+    let cut = Cut::draw(seed, recording);
+    let failed = |what| Failure { cut, what };
+    let mut second = Recording::after(&cut, recording).map_err(failed)?;
+    let outcomes: Result<Vec<Outcome>, Failure> =
+        (seed..seed + cuts).map(|seed| one(seed, &second)).collect();
+    outcomes.map_err(|failure| Failure {
+        what: format!(
+            "after {cut}, and again ({}): {}",
+            second.keep().display(),
+            failure.what
+        ),
+        cut: failure.cut,
+    })
 }
 
 fn text_of(panic: &(dyn std::any::Any + Send)) -> String {

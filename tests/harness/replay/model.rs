@@ -103,9 +103,21 @@ impl Model {
         }
     }
 
-    /// Puts what is below `directory` into the empty model, all of it on stable storage.
-    pub fn load(&mut self, directory: &std::path::Path) -> std::io::Result<()> {
-        self.load_into(0, directory)
+    /// What is below `base`, all of it on stable storage; an empty root where there is no base.
+    ///
+    /// # Errors
+    /// What the system says while it is read.
+    pub fn on(
+        base: Option<&std::path::Path>,
+        names: Names,
+        random: StdRng,
+    ) -> Result<Self, String> {
+        let mut model = Self::new(names, random);
+        if let Some(base) = base {
+            let text = |error: std::io::Error| format!("{}: {error}", base.display());
+            model.load_into(0, base).map_err(text)?;
+        }
+        Ok(model)
     }
 
     fn load_into(&mut self, parent: Id, directory: &std::path::Path) -> std::io::Result<()> {
@@ -160,12 +172,16 @@ impl Model {
         }
     }
 
-    /// Does all of `log`, and what [`Model::is_at`] says of it then.
+    /// Does all of `log` to what is in `base`, and what [`Model::is_at`] says of it then.
     ///
     /// # Errors
     /// As there, and as [`Model::apply`].
-    pub fn explains(log: &Log, path: &std::path::Path) -> Result<(), String> {
-        let mut model = Self::new(Names::Strict, rand::SeedableRng::seed_from_u64(0));
+    pub fn explains(
+        log: &Log,
+        base: Option<&std::path::Path>,
+        path: &std::path::Path,
+    ) -> Result<(), String> {
+        let mut model = Self::on(base, Names::Strict, rand::SeedableRng::seed_from_u64(0))?;
         for at in 0..log.records.len() {
             model.apply(log, at)?;
         }

@@ -9,12 +9,13 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
-use super::local::{self, LocalJournal, Locals};
+use super::Cut;
+use super::local::{self, LocalEvent, LocalJournal, Locals};
 use super::log::{Log, Recorder};
 use super::model::Model;
 use crate::VILLAGE;
 use crate::fake_hub::{FakeHub, Temper};
-use crate::journal::{self, Journal};
+use crate::journal::{self, Event, Journal};
 use crate::ledger::Ledger;
 use crate::meter::{Fleet, Habits, Meter};
 use crate::packet::Version;
@@ -23,6 +24,9 @@ use crate::wait::{wait_for, within};
 
 /// The data directory, below the recorded root: that it was made is recorded, too.
 pub const DATA: &str = "var/data";
+
+/// In a recording's directory: what was on the disk when it began.
+const BASE: &str = "base";
 
 /// What a recording is to hold.
 #[derive(Debug, Clone)]
@@ -59,6 +63,7 @@ impl Plan {
 #[derive(Debug)]
 pub struct Recording {
     home: PathBuf,
+    base: Option<PathBuf>,
     temporary: Option<TempDir>,
     /// The operations.
     pub log: Log,
@@ -89,6 +94,52 @@ impl Recording {
         recorded.end(local.stop())
     }
 
+    /// Starts a relay on what `cut` leaves of `first`, and records it while it finds its way and takes readings again.
+    ///
+    /// # Errors
+    /// As [`Recording::make`].
+    pub fn after(cut: &Cut, first: &Self) -> Result<Self, String> {
+        let before = |at: u64| at < cut.moment_ns;
+        let ledger = Ledger::new(VILLAGE).as_of(&first.topics, &first.journal, cut.moment_ns);
+        let mut recorded = Recorded::with_ledger(first.config.contains("7 days"), ledger)?;
+        let base = recorded.temporary.path().join(BASE);
+        for target in [&base, &recorded.root] {
+            cut.materialise(&first.log, first.base(), target)?;
+        }
+        recorded.hub.restart(Temper::VanishesAfter(cut.seed % 400));
+        recorded.relay.write_config();
+        recorded.relay.start_as_is();
+        recorded.relay.wait_listening(within(30));
+        let mut meter = Meter::new(&recorded.ledger, "second", Habits::new(recorded.relay.mqtt));
+        meter
+            .publish(100)
+            .map_err(|error| format!("no reading is taken: {error}"))?;
+        recorded.kill();
+        let sent = |event: &LocalEvent| matches!(event, LocalEvent::Sent(..));
+        let local = first
+            .local
+            .iter()
+            .filter(|(at, event)| before(*at) || sent(event));
+        let mut second = recorded.end(local.copied().collect())?;
+        let known = first
+            .journal
+            .iter()
+            .filter(|(at, event)| before(*at) || matches!(event, Event::Sent(..)));
+        second.journal = known.copied().chain(second.journal).collect();
+        second.save_journal()?;
+        Ok(second)
+    }
+
+    /// What was on the disk when the recording began, if there was something.
+    pub fn base(&self) -> Option<&Path> {
+        self.base.as_deref()
+    }
+
+    fn save_journal(&self) -> Result<(), String> {
+        let text = journal::to_text(&self.journal);
+        fs::write(self.home.join("journal"), text).map_err(|error| error.to_string())
+    }
+
     fn save(&self, root: &Path) -> Result<(), String> {
         let write = |name: &str, text: String| {
             fs::write(self.home.join(name), text).map_err(|error| format!("{name}: {error}"))
@@ -96,7 +147,7 @@ impl Recording {
         write("root", root.display().to_string())?;
         write("broker.toml", self.config.clone())?;
         write("topics", self.topics.join("\n"))?;
-        write("journal", journal::to_text(&self.journal))?;
+        self.save_journal()?;
         write("local", local::to_text(&self.local))
     }
 
@@ -116,6 +167,7 @@ impl Recording {
             journal: journal::from_text(&read("journal")?).ok_or("journal: not one")?,
             local: local::from_text(&read("local")?).ok_or("local: not one")?,
             home: home.to_owned(),
+            base: Some(home.join(BASE)).filter(|base| base.is_dir()),
             temporary: None,
         })
     }
@@ -155,6 +207,10 @@ impl Recorded {
     /// # Errors
     /// There is no recorder.
     pub fn new(keep_forwarded: bool) -> Result<Self, String> {
+        Self::with_ledger(keep_forwarded, Ledger::new(VILLAGE))
+    }
+
+    fn with_ledger(keep_forwarded: bool, ledger: Ledger) -> Result<Self, String> {
         let text = |error: std::io::Error| error.to_string();
         let temporary = tempfile::Builder::new()
             .prefix("recording-")
@@ -164,7 +220,6 @@ impl Recorded {
         let root = home.join("disk");
         fs::create_dir(&root).map_err(text)?;
         let recorder = Recorder::new(&root, &home).map_err(text)?;
-        let ledger = Ledger::new(VILLAGE);
         let hub = FakeHub::start(&ledger, Temper::Honest);
         let mut relay = Relay::new(hub.address);
         relay
@@ -210,12 +265,13 @@ impl Recorded {
             topics: self.ledger.topics(),
             journal: self.ledger.journal(),
             local,
+            base: Some(self.temporary.path().join(BASE)).filter(|base| base.is_dir()),
             home: self.temporary.path().to_owned(),
             temporary: Some(self.temporary),
         };
         recording.save(&self.root)?;
         // Nothing was written past the recorder.
-        Model::explains(&recording.log, &self.root)?;
+        Model::explains(&recording.log, recording.base(), &self.root)?;
         Ok(recording)
     }
 }

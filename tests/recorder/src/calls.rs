@@ -4,6 +4,8 @@
 //! `open` and `fcntl` take a variable argument list in C. Here they have as many parameters as they can have: on the
 //! machines that this is for (`x86_64`, `aarch64`) such arguments come in the same registers.
 
+#![allow(clippy::cast_possible_truncation)] // what a system call returns fits what the function returns
+
 use std::ffi::{CStr, c_char, c_int, c_long, c_uint, c_void};
 
 use libc::{iovec, mode_t, off_t, size_t, ssize_t};
@@ -22,7 +24,6 @@ fn fail(error: c_int) -> c_int {
 }
 
 /// What a system call returned, as an `int`.
-#[allow(clippy::cast_possible_truncation)] // descriptors, 0 and -1
 fn int(result: c_long) -> c_int {
     result as c_int
 }

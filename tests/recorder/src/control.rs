@@ -65,6 +65,7 @@ impl Control {
         })
     }
 
+    #[allow(clippy::cast_ptr_alignment)] // a mapping begins at a page
     fn word(&self, at: usize) -> &AtomicU32 {
         debug_assert!(at.is_multiple_of(4) && at + 4 <= CONTROL_BYTES);
         // SAFETY: within the mapping and aligned, as all offsets are multiples of four below its size.
@@ -79,7 +80,7 @@ impl Control {
     pub(crate) fn enter(&self) {
         let busy = self.word(CONTROL_BUSY);
         busy.fetch_add(1, Ordering::SeqCst);
-        while self.word(CONTROL_HALT).load(Ordering::SeqCst) != 0 {
+        if self.word(CONTROL_HALT).load(Ordering::SeqCst) != 0 {
             busy.fetch_sub(1, Ordering::SeqCst);
             loop {
                 std::thread::sleep(std::time::Duration::from_secs(60));
