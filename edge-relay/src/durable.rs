@@ -127,6 +127,31 @@ pub fn sync_dir(dir: &Path) -> Result<(), DurableError> {
         .map_err(DurableError::io(dir))
 }
 
+/// Makes `dir` and the directories above it that are missing, for this user only, and syncs their names: what is kept in a
+/// directory whose own name a power cut takes is lost with it. The name of `dir` is synced also where it is there, since
+/// the start that made it may have been killed before it could.
+///
+/// # Errors
+/// It cannot be made. A name that cannot be synced is only logged: who starts must listen.
+pub fn make_dirs(dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        if !parent.is_dir() {
+            make_dirs(parent)?;
+        }
+        match std::fs::DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    if let Err(error) = sync_dir(parent) {
+        tracing::warn!(%error, "the name of a directory could not be synced");
+    }
+    Ok(())
+}
+
 /// Replaces `path` by a file with `bytes`, durably: afterwards either the old or the new content is there.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), DurableError> {
     let mut temporary = path.as_os_str().to_owned();

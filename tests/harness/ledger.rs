@@ -10,6 +10,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use crate::journal::{Event, Journal, now_ns};
 use crate::packet::Publish;
 use crate::wait::wait_for;
 
@@ -69,6 +70,7 @@ struct Books {
     epochs: Vec<u32>,
     violations: Vec<String>,
     strangers: HashSet<String>,
+    journal: Journal,
 }
 
 /// Shared by all meters and hubs of a test; cheap to clone.
@@ -132,29 +134,52 @@ impl Ledger {
 
     /// A meter is about to send a reading.
     pub fn sending(&self, key: Key, payload: &[u8]) {
+        self.happened(Event::Sent(key, digest(payload)));
+    }
+
+    fn happened(&self, event: Event) {
         let mut books = self.books();
-        let entry = books.entries.entry(key).or_default();
-        entry.digest = digest(payload);
-        entry.sent += 1;
-        if entry.sent == 1 {
-            books.sums.published += 1;
+        books.journal.push((now_ns(), event));
+        if let Err(violation) = books.enter(event) {
+            books.violations.push(violation);
+        }
+    }
+
+    /// What happened, in order.
+    pub fn journal(&self) -> Journal {
+        self.books().journal.clone()
+    }
+
+    /// The topics of the meters, by number.
+    pub fn topics(&self) -> Vec<String> {
+        self.books().topics.clone()
+    }
+
+    /// The books as a power cut at `moment_ns` leaves them to be checked: all that was ever sent, what meters had seen
+    /// acknowledged before, and what the hub had before.
+    #[must_use]
+    pub fn as_of(&self, topics: &[String], journal: &Journal, moment_ns: u64) -> Self {
+        let mut books = Books {
+            topics: topics.to_vec(),
+            ..Books::default()
+        };
+        for (at, event) in journal {
+            if *at < moment_ns || matches!(event, Event::Sent(..)) {
+                if let Err(violation) = books.enter(*event) {
+                    books.violations.push(violation);
+                }
+            }
+        }
+        Self {
+            books: Arc::new(Mutex::new(books)),
+            prefix: self.prefix.clone(),
+            identities: self.identities,
         }
     }
 
     /// A meter saw an acknowledgement that means success.
     pub fn acknowledged(&self, key: Key) {
-        let mut books = self.books();
-        let Some(entry) = books.entries.get_mut(&key) else {
-            return books
-                .violations
-                .push(format!("{key:?} acknowledged, never sent"));
-        };
-        if !entry.acknowledged {
-            entry.acknowledged = true;
-            let missing = entry.arrived == 0;
-            books.sums.acknowledged += 1;
-            books.sums.missing += u64::from(missing);
-        }
+        self.happened(Event::Acknowledged(key));
     }
 
     /// Something that no promise allows.
@@ -244,15 +269,21 @@ impl Ledger {
     /// Checks every rule but that nothing is missing.
     #[track_caller]
     pub fn check(&self) {
-        let books = self.books();
-        let mut violations = books.violations.clone();
-        violations.extend(books.order_violations());
+        let violations = self.violations();
         let some: Vec<_> = violations.iter().take(10).collect();
         assert!(
             violations.is_empty(),
             "{} violations: {some:#?}",
             violations.len()
         );
+    }
+
+    /// What no promise allows, so far; but not what is missing.
+    pub fn violations(&self) -> Vec<String> {
+        let books = self.books();
+        let mut violations = books.violations.clone();
+        violations.extend(books.order_violations());
+        violations
     }
 
     /// Checks that each meter's readings first reached the hub in the order they were published.
@@ -296,12 +327,43 @@ impl Books {
         if publish.topic != format!("{prefix}{topic}") {
             return Err(format!("{key:?} of {topic} arrived on {}", publish.topic));
         }
+        let event = Event::Arrived(key, identity.transpose()?);
+        self.journal.push((now_ns(), event));
+        self.enter(event)
+    }
+
+    /// Enters what happened.
+    fn enter(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Sent(key, digest) => {
+                let entry = self.entries.entry(key).or_default();
+                entry.digest = digest;
+                entry.sent += 1;
+                self.sums.published += u64::from(entry.sent == 1);
+                Ok(())
+            }
+            Event::Acknowledged(key) => {
+                let never_sent = format!("{key:?} acknowledged, never sent");
+                let entry = self.entries.get_mut(&key).ok_or(never_sent)?;
+                if !entry.acknowledged {
+                    entry.acknowledged = true;
+                    self.sums.acknowledged += 1;
+                    self.sums.missing += u64::from(entry.arrived == 0);
+                }
+                Ok(())
+            }
+            Event::Arrived(key, identity) => self.has_arrived(key, identity),
+        }
+    }
+
+    fn has_arrived(&mut self, key: Key, identity: Option<Identity>) -> Result<(), String> {
+        let entry = self.entries.entry(key).or_default();
         entry.arrived += 1;
         if entry.arrived == 1 {
             self.sums.at_hub += 1;
             self.sums.missing -= u64::from(entry.acknowledged);
         }
-        let Some(identity) = identity.transpose()? else {
+        let Some(identity) = identity else {
             self.sums.duplicates += u64::from(entry.arrived > 1);
             return Ok(());
         };

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod disk;
 pub mod fake_hub;
 pub mod hub;
+pub mod journal;
 pub mod ledger;
 pub mod meter;
 pub mod packet;
@@ -15,6 +16,7 @@ pub mod port;
 pub mod proxy;
 pub mod raw;
 pub mod relay;
+pub mod replay;
 pub mod wait;
 
 pub use clock::Clock;

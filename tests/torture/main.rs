@@ -23,6 +23,7 @@ mod kills;
 mod matrix;
 mod outcome;
 mod power;
+mod replays;
 mod totals;
 mod two_relays;
 mod village;

@@ -21,6 +21,9 @@ const IN_MEMORY: &str = "/dev/shm";
 /// How long the lock of a handle that was just dropped is waited for.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// Where sled keeps the settings of a database, always the same ones here: bytes and their checksum.
+const SETTINGS: &str = "conf";
+
 /// What a database held: key and value.
 pub(super) type Found = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -159,7 +162,7 @@ fn put_unsound_aside(dir: &Path, quarantine: &Path) {
         let name = entry.file_name().to_string_lossy().into_owned();
         // What stands before the checksum of the content: nothing, or the length.
         let trailer = match name.as_str() {
-            "conf" => 4,
+            SETTINGS => 4,
             snap if snap.starts_with("snap.") => 12,
             _ => continue,
         };
@@ -192,8 +195,12 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// The names of a new database must survive a power cut too.
+/// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
+/// sync.
 fn sync_new(dir: &Path) {
+    if let Err(error) = durable::sync_file(&dir.join(SETTINGS)) {
+        tracing::warn!(%error, "the database's settings could not be synced");
+    }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {
         if let Err(error) = durable::sync_dir(dir) {
             tracing::warn!(%error, "a directory could not be synced");

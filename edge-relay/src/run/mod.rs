@@ -97,12 +97,7 @@ pub async fn run(
 }
 
 fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("data_dir {}", dir.display()))
+    crate::durable::make_dirs(dir).with_context(|| format!("data_dir {}", dir.display()))
 }
 
 async fn open_store(
