@@ -20,6 +20,10 @@ deploy:
 demo:
     cargo run --release -p edge-relay -- demo
 
+# The bridge in virtual time over faults of many seeds (docs/simulation.md).
+simulate steps='10000000':
+    RELAY_TEST_SIMULATION_STEPS={{steps}} cargo test --release -p hub-bridge --test simulation -- --nocapture every_invariant
+
 # The store's benches; the figures and their commands stand in docs/performance.md.
 bench:
     cargo bench -p edge-relay
@@ -29,3 +33,7 @@ bench:
 torture *arguments:
     cargo build --release --locked -p edge-relay
     cargo run --release --locked -p relay-tests --bin torture -- {{arguments}}
+
+# Coverage-guided fuzzing of one target (docs/fuzzing.md); without one, lists them.
+fuzz *arguments:
+    fuzz/run {{arguments}}

@@ -9,12 +9,18 @@
 //! What failure leaves behind: a `flush` here that returns an error promises nothing about the disk,
 //! and the caller must acknowledge nobody.
 
+mod log_end;
+mod sled_pool;
+
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use log_end::LogEnd;
+pub use sled_pool::rest_surplus_threads;
 
 /// How often our `sync_file_range` has synced.
 static SYNCS: AtomicU64 = AtomicU64::new(0);
@@ -30,18 +36,20 @@ mod interpose {
     #[unsafe(no_mangle)]
     extern "C" fn sync_file_range(
         fd: libc::c_int,
-        _offset: i64,
-        _bytes: i64,
+        offset: i64,
+        bytes: i64,
         _flags: libc::c_uint,
     ) -> libc::c_int {
         #[cfg(test)]
         if std::env::var_os(super::tests::NO_SYNC).is_some() {
             return 0;
         }
+        super::sled_pool::rest_if_asked(fd);
         // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {
             super::SYNCS.fetch_add(1, Ordering::Release);
+            super::log_end::synced(fd, offset.saturating_add(bytes));
         }
         result
     }

@@ -27,6 +27,9 @@ pub mod demo;
 pub mod disk;
 pub mod drain_log;
 pub mod durable;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod listener;
 pub mod logs;
 pub mod machine;

@@ -22,6 +22,9 @@ use crate::durable::{self, DurableError};
 /// Memory of one hash, in KiB: two at a time must fit beside the relay on a 1 GB gateway.
 const HASH_KIB: u32 = 8 * 1024;
 const HASH_PASSES: u32 = 2;
+/// What a hash that another program made may cost at most: a line of a text file must not take the gateway's memory.
+const HASH_KIB_MAX: u32 = 64 * 1024;
+const HASH_PASSES_MAX: u32 = 16;
 /// Hashes at a time.
 const HASHES_MAX: usize = 2;
 /// Pairs remembered.
@@ -124,6 +127,13 @@ fn read(path: &Path) -> Result<Hashes, UsersError> {
             PasswordHash::new(hash.trim()).map_err(|_| wrong("the hash is no PHC string"))?;
         if parsed.algorithm.as_str() != "argon2id" {
             return Err(wrong("the hash is not of argon2id"));
+        }
+        let affordable = Params::try_from(&parsed)
+            .is_ok_and(|cost| cost.m_cost() <= HASH_KIB_MAX && cost.t_cost() <= HASH_PASSES_MAX);
+        if !affordable {
+            return Err(wrong(
+                "the hash asks for over 64 MiB of memory or 16 passes",
+            ));
         }
         if hashes
             .insert(name.to_owned(), hash.trim().to_owned())

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::io;
 
+use rumqttc::mqttbytes::v4::ConnectReturnCode as Code4;
 use rumqttc::v5::mqttbytes::v5::{ConnectReturnCode as Code5, DisconnectReasonCode as Reason5};
-use rumqttc::{ConnectReturnCode as Code4, TlsError};
 use serde::{Deserialize, Serialize};
 
 /// Why the hub is out of reach.
@@ -83,6 +83,8 @@ pub struct Failure {
     pub detail: String,
     /// What it says about MQTT 5 at this hub, where it happened before CONNACK.
     pub(crate) version: VersionHint,
+    /// Whether it may be the fault of a reading that was in flight.
+    pub(crate) accuses: bool,
 }
 
 /// What a failure before CONNACK says about the version that was offered.
@@ -103,7 +105,14 @@ impl Failure {
             class,
             detail: detail.into(),
             version: VersionHint::None,
+            accuses: true,
         }
+    }
+
+    /// A failure that says of itself that no reading is to blame for it: the hub lied, or wants nothing now.
+    pub(crate) fn of_no_reading(mut self) -> Self {
+        self.accuses = false;
+        self
     }
 
     pub(crate) fn hint(mut self, version: VersionHint) -> Self {
@@ -128,17 +137,6 @@ pub(crate) fn of_io(error: &io::Error) -> Failure {
     Failure::new(class, text)
 }
 
-/// An error of a connection over which CONNECT went: a hub that does not know the version closes. One that does not
-/// like our certificate says so only now, with TLS 1.3, and means no version.
-fn of_io_on_mqtt(error: &io::Error) -> Failure {
-    let failure = of_io(error);
-    if failure.class == ErrorClass::Connect {
-        failure.hint(VersionHint::Perhaps)
-    } else {
-        failure
-    }
-}
-
 fn is_tls(error: &io::Error) -> bool {
     error
         .get_ref()
@@ -146,55 +144,38 @@ fn is_tls(error: &io::Error) -> bool {
         .is_some()
 }
 
-fn of_tls(error: &TlsError) -> Failure {
-    match error {
-        TlsError::Io(inner) => of_io(inner),
-        other => Failure::new(ErrorClass::Tls, other.to_string()),
-    }
+/// A CONNACK of MQTT 3.1.1 where 5 was offered.
+pub(crate) fn of_connack_in_311(code: u8) -> Failure {
+    let code = match code {
+        1 => {
+            return Failure::new(ErrorClass::Protocol, "the hub does not speak MQTT 5")
+                .hint(VersionHint::Refused);
+        }
+        2 => Code4::BadClientId,
+        3 => Code4::ServiceUnavailable,
+        4 => Code4::BadUserNamePassword,
+        5 => Code4::NotAuthorized,
+        _ => {
+            return Failure::new(ErrorClass::Protocol, "a CONNACK of MQTT 3.1.1, offered 5")
+                .hint(VersionHint::Perhaps);
+        }
+    };
+    of_code4(code).hint(VersionHint::Perhaps)
 }
 
-/// Classifies an error of rumqttc's MQTT 5 event loop.
-pub(crate) fn of_v5(error: &rumqttc::v5::ConnectionError) -> Failure {
-    use rumqttc::v5::mqttbytes::Error as Bytes;
-    use rumqttc::v5::{ConnectionError as C, StateError as S};
-    match error {
-        // A 3.1.1 CONNACK is too short for an MQTT 5 parser, which waits for the rest of it.
-        C::Timeout(_) => {
-            Failure::new(ErrorClass::Timeout, "no CONNACK in time").hint(VersionHint::Perhaps)
-        }
-        C::Tls(tls) => of_tls(tls),
-        // No connection was there yet: that says nothing about the version.
-        C::Io(io) => of_io(io),
-        C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => of_io_on_mqtt(io),
-        C::ConnectionRefused(code) => of_code5(*code),
-        C::NotConnAck(packet) => Failure::new(
-            ErrorClass::Protocol,
-            format!("{packet:?} instead of CONNACK"),
-        )
-        .hint(VersionHint::Perhaps),
-        C::RequestsDone => Failure::new(ErrorClass::Connect, "stopped"),
-        C::MqttState(S::ConnectionAborted) => {
-            Failure::new(ErrorClass::Connect, "the hub closed the connection")
-                .hint(VersionHint::Perhaps)
-        }
-        C::MqttState(S::ServerDisconnect {
-            reason_code,
-            reason_string,
-        }) => of_disconnect(*reason_code, reason_string.as_deref()),
-        C::MqttState(S::AwaitPingResp | S::CollisionTimeout) => {
-            Failure::new(ErrorClass::Timeout, error.to_string())
-        }
-        C::MqttState(S::Deserialization(Bytes::InvalidConnectReturnCode(1))) => {
-            Failure::new(ErrorClass::Protocol, "the hub does not speak MQTT 5")
-                .hint(VersionHint::Refused)
-        }
-        C::MqttState(_) => {
-            Failure::new(ErrorClass::Protocol, error.to_string()).hint(VersionHint::Perhaps)
-        }
-    }
+/// A CONNACK of MQTT 3.1.1 that refuses.
+pub(crate) fn of_code4(code: Code4) -> Failure {
+    let class = match code {
+        Code4::BadUserNamePassword | Code4::NotAuthorized => ErrorClass::Auth,
+        Code4::RefusedProtocolVersion => ErrorClass::Protocol,
+        Code4::ServiceUnavailable => ErrorClass::Connect,
+        Code4::BadClientId | Code4::Success => ErrorClass::Refused,
+    };
+    Failure::new(class, format!("CONNACK {code:?}"))
 }
 
-fn of_code5(code: Code5) -> Failure {
+/// A CONNACK of MQTT 5 that refuses.
+pub(crate) fn of_code5(code: Code5) -> Failure {
     let class = match code {
         Code5::BadUserNamePassword
         | Code5::NotAuthorized
@@ -216,7 +197,8 @@ fn of_code5(code: Code5) -> Failure {
     Failure::new(class, format!("CONNACK {code:?}")).hint(version)
 }
 
-fn of_disconnect(reason: Reason5, words: Option<&str>) -> Failure {
+/// A DISCONNECT of the hub's.
+pub(crate) fn of_disconnect(reason: Reason5, words: Option<&str>) -> Failure {
     let class = match reason {
         Reason5::SessionTakenOver => ErrorClass::TakenOver,
         Reason5::NotAuthorized => ErrorClass::Auth,
@@ -236,38 +218,6 @@ fn of_disconnect(reason: Reason5, words: Option<&str>) -> Failure {
     };
     let words = words.unwrap_or("no reason string");
     Failure::new(class, format!("DISCONNECT {reason:?} ({words})"))
-}
-
-/// Classifies an error of rumqttc's MQTT 3.1.1 event loop.
-pub(crate) fn of_v4(error: &rumqttc::ConnectionError) -> Failure {
-    use rumqttc::mqttbytes::Error as Bytes;
-    use rumqttc::{ConnectionError as C, StateError as S};
-    match error {
-        C::NetworkTimeout | C::FlushTimeout => Failure::new(ErrorClass::Timeout, error.to_string()),
-        C::Tls(tls) => of_tls(tls),
-        C::Io(io) | C::MqttState(S::Io(io) | S::Deserialization(Bytes::Io(io))) => of_io(io),
-        C::ConnectionRefused(code) => {
-            let class = match code {
-                Code4::BadUserNamePassword | Code4::NotAuthorized => ErrorClass::Auth,
-                Code4::RefusedProtocolVersion => ErrorClass::Protocol,
-                Code4::ServiceUnavailable => ErrorClass::Connect,
-                Code4::BadClientId | Code4::Success => ErrorClass::Refused,
-            };
-            Failure::new(class, format!("CONNACK {code:?}"))
-        }
-        C::NotConnAck(packet) => Failure::new(
-            ErrorClass::Protocol,
-            format!("{packet:?} instead of CONNACK"),
-        ),
-        C::RequestsDone => Failure::new(ErrorClass::Connect, "stopped"),
-        C::MqttState(S::ConnectionAborted) => {
-            Failure::new(ErrorClass::Connect, "the hub closed the connection")
-        }
-        C::MqttState(S::AwaitPingResp | S::CollisionTimeout) => {
-            Failure::new(ErrorClass::Timeout, error.to_string())
-        }
-        C::MqttState(_) => Failure::new(ErrorClass::Protocol, error.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -294,22 +244,24 @@ mod tests {
     }
 
     #[test]
-    fn only_a_close_after_connect_hints_at_the_version() {
-        use rumqttc::v5::{ConnectionError as C, StateError as S};
-        let refused = || io::Error::from(io::ErrorKind::ConnectionRefused);
-        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
-        let alert = || io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
-        let of = |error: C| {
-            let failure = of_v5(&error);
-            (failure.class, failure.version)
-        };
-        let never = VersionHint::None;
-        assert_eq!(of(C::Io(refused())), (ErrorClass::Connect, never));
-        assert_eq!(of(C::Tls(TlsError::Io(alert()))), (ErrorClass::Tls, never));
-        assert_eq!(of(C::MqttState(S::Io(alert()))), (ErrorClass::Tls, never));
+    fn a_certificate_that_is_not_liked_is_tls() {
+        let alert = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::DecryptError);
+        assert_eq!(of_io(&alert).class, ErrorClass::Tls);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert_eq!(of_io(&reset).class, ErrorClass::Connect);
+    }
+
+    #[test]
+    fn a_connack_in_311_hints_at_the_version() {
+        let refused = of_connack_in_311(1);
         assert_eq!(
-            of(C::MqttState(S::Io(reset()))),
-            (ErrorClass::Connect, VersionHint::Perhaps)
+            (refused.class, refused.version),
+            (ErrorClass::Protocol, VersionHint::Refused)
+        );
+        let stranger = of_connack_in_311(5);
+        assert_eq!(
+            (stranger.class, stranger.version),
+            (ErrorClass::Auth, VersionHint::Perhaps)
         );
     }
 

@@ -20,17 +20,6 @@ pub struct HubUrl {
     pub password: Option<Secret>,
 }
 
-impl HubUrl {
-    /// The host as it stands before `:port`: an IPv6 address in brackets.
-    pub(crate) fn host_in_address(&self) -> String {
-        if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        }
-    }
-}
-
 /// Why a text is not a hub URL. Never repeats the text: a password may be in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidHubUrl {

@@ -1,11 +1,9 @@
 //! Which packet id carries which reading, on one connection.
 //!
-//! rumqttc gives no notice for a publish: it draws the packet id when it sends. So readings are submitted
-//! into a queue, and each `Outgoing::Publish(pkid)` takes the first of it. Invariant: a ticket is in the
-//! queue, or under one packet id, or resolved, and only ever moves in that order. A PUBACK for an id that
-//! carries nothing is the hub's lie, and ends the connection.
+//! Invariant: a ticket is under one packet id from its departure to its acknowledgement, and an id carries one ticket
+//! at a time. A PUBACK for an id that carries nothing is the hub's lie, and ends the connection.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 /// A publish that was submitted, numbered by the one who submitted it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,12 +16,9 @@ pub struct PacketId(pub u16);
 /// Why an event does not fit what was sent before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InFlightError {
-    /// The client sent a publish that nobody submitted.
-    #[error("packet id {0:?} was sent, but nothing was submitted")]
-    NothingSubmitted(PacketId),
-    /// The client gave a packet id to a second publish before the first was acknowledged.
-    #[error("packet id {0:?} was given out twice")]
-    StillInFlight(PacketId),
+    /// Every packet id carries something.
+    #[error("all 65535 packet ids are in flight")]
+    Full,
     /// The hub acknowledged what it was never sent.
     #[error("the hub acknowledged packet id {0:?}, which carries nothing")]
     NeverSent(PacketId),
@@ -32,27 +27,24 @@ pub enum InFlightError {
 /// The publishes of one connection.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    submitted: VecDeque<Ticket>,
+    last: u16,
     sent: HashMap<PacketId, Ticket>,
 }
 
 impl InFlight {
-    /// A publish was given to the client.
-    pub fn submit(&mut self, ticket: Ticket) {
-        self.submitted.push_back(ticket);
-    }
-
-    /// The client sent the oldest submitted publish under `id`.
-    pub fn sent(&mut self, id: PacketId) -> Result<Ticket, InFlightError> {
-        if self.sent.contains_key(&id) {
-            return Err(InFlightError::StillInFlight(id));
+    /// The packet id that `ticket` leaves under: the next in turn that carries nothing.
+    pub fn depart(&mut self, ticket: Ticket) -> Result<PacketId, InFlightError> {
+        if self.sent.len() >= usize::from(u16::MAX) {
+            return Err(InFlightError::Full);
         }
-        let ticket = self
-            .submitted
-            .pop_front()
-            .ok_or(InFlightError::NothingSubmitted(id))?;
-        self.sent.insert(id, ticket);
-        Ok(ticket)
+        loop {
+            self.last = self.last.checked_add(1).unwrap_or(1);
+            let id = PacketId(self.last);
+            if let std::collections::hash_map::Entry::Vacant(place) = self.sent.entry(id) {
+                place.insert(ticket);
+                return Ok(id);
+            }
+        }
     }
 
     /// The hub acknowledged `id`.
@@ -60,9 +52,9 @@ impl InFlight {
         self.sent.remove(&id).ok_or(InFlightError::NeverSent(id))
     }
 
-    /// How many are submitted or sent and not acknowledged.
+    /// How many are sent and not acknowledged.
     pub fn len(&self) -> usize {
-        self.submitted.len() + self.sent.len()
+        self.sent.len()
     }
 
     /// Whether nothing is under way.
@@ -80,47 +72,46 @@ mod tests {
     #[test]
     fn acknowledging_what_was_never_sent_is_an_error() {
         let mut flight = InFlight::default();
-        flight.submit(Ticket(1));
         let id = PacketId(1);
         assert_eq!(flight.acknowledged(id), Err(InFlightError::NeverSent(id)));
-        assert_eq!(flight.sent(id), Ok(Ticket(1)));
+        assert_eq!(flight.depart(Ticket(1)), Ok(id));
         assert_eq!(flight.acknowledged(id), Ok(Ticket(1)));
         assert_eq!(flight.acknowledged(id), Err(InFlightError::NeverSent(id)));
-        assert_eq!(flight.sent(id), Err(InFlightError::NothingSubmitted(id)));
+    }
+
+    #[test]
+    fn there_are_65535_packet_ids_and_zero_is_none_of_them() {
+        let mut flight = InFlight::default();
+        for ticket in 1..=65_535 {
+            let id = flight.depart(Ticket(ticket)).unwrap();
+            assert_ne!(id, PacketId(0));
+        }
+        assert_eq!(flight.depart(Ticket(0)), Err(InFlightError::Full));
+        flight.acknowledged(PacketId(77)).unwrap();
+        assert_eq!(flight.depart(Ticket(0)), Ok(PacketId(77)));
     }
 
     proptest! {
         /// Packet ids that roll over, acknowledgements in any order: every acknowledgement names the publish
-        /// that the model says was sent under that id, and nothing is named twice.
+        /// that left under that id, nothing is named twice, and no id is given out while it is in flight.
         #[test]
-        fn every_acknowledgement_names_its_publish(steps in prop::collection::vec(0u8..3, 0..400), picks in prop::collection::vec(any::<usize>(), 400)) {
-            let mut flight = InFlight::default();
-            let (mut submitted, mut sent_count, mut next_id) = (0u64, 0u64, 0u16);
+        fn every_acknowledgement_names_its_publish(start in 65_500u16.., steps in prop::collection::vec((any::<bool>(), any::<usize>()), 0..400)) {
+            let mut flight = InFlight { last: start, ..InFlight::default() };
             let mut model: Vec<(PacketId, Ticket)> = Vec::new();
             let mut seen = std::collections::HashSet::new();
-            for (step, pick) in steps.into_iter().zip(picks) {
-                match step {
-                    0 => { submitted += 1; flight.submit(Ticket(submitted)); }
-                    1 if sent_count < submitted => {
-                        next_id = next_id % 7 + 1;
-                        let id = PacketId(next_id);
-                        if model.iter().any(|(used, _)| *used == id) {
-                            prop_assert_eq!(flight.sent(id), Err(InFlightError::StillInFlight(id)));
-                        } else {
-                            sent_count += 1;
-                            prop_assert_eq!(flight.sent(id), Ok(Ticket(sent_count)));
-                            model.push((id, Ticket(sent_count)));
-                        }
-                    }
-                    2 if !model.is_empty() => {
-                        let (id, ticket) = model.remove(pick % model.len());
-                        prop_assert_eq!(flight.acknowledged(id), Ok(ticket));
-                        prop_assert!(seen.insert(ticket));
-                    }
-                    _ => {}
+            for (number, (departs, pick)) in steps.into_iter().enumerate() {
+                if departs {
+                    let ticket = Ticket(number as u64);
+                    let id = flight.depart(ticket).unwrap();
+                    prop_assert!(model.iter().all(|(used, _)| *used != id));
+                    model.push((id, ticket));
+                } else if !model.is_empty() {
+                    let (id, ticket) = model.swap_remove(pick % model.len());
+                    prop_assert_eq!(flight.acknowledged(id), Ok(ticket));
+                    prop_assert!(seen.insert(ticket));
                 }
             }
-            prop_assert_eq!(flight.len() as u64, submitted - seen.len() as u64);
+            prop_assert_eq!(flight.len(), model.len());
         }
     }
 }

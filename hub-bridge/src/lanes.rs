@@ -76,11 +76,10 @@ impl<T: OfClient> Lanes<T> {
             else {
                 break;
             };
-            let found = self
-                .clients
-                .iter()
-                .find(|(_, client)| client.bound_for() == crowded);
-            let Some(name) = found.map(|(name, _)| Arc::clone(name)) else {
+            // The first by name, so that a run can be repeated.
+            let of_crowded = |(_, client): &(_, &Client<T>)| client.bound_for() == crowded;
+            let found = self.clients.iter().filter(of_crowded);
+            let Some(name) = found.map(|(name, _)| Arc::clone(name)).min() else {
                 break;
             };
             self.begin_move(&name, new);

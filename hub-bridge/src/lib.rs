@@ -12,10 +12,14 @@
 pub mod backlog;
 pub mod backoff;
 pub mod bridge;
+mod bulk_tcp;
 pub mod classify;
 pub mod clock;
 mod connection;
 pub mod drain;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub_url;
 pub mod identity;
 pub mod inflight;
@@ -23,6 +27,7 @@ mod lanes;
 mod link;
 pub mod pace;
 mod packet;
+pub mod platform;
 pub mod probe;
 pub mod reading;
 mod retained;

@@ -8,6 +8,7 @@ use crate::bridge::TimeFloor;
 use crate::classify::{ErrorClass, Failure, VersionHint};
 use crate::clock::Clock;
 use crate::connection::{Connection, LaneEvent, Plan, load_tls};
+use crate::platform::{Network, Tcp};
 use crate::settings::{HubSettings, ProtocolChoice};
 use crate::version::Version;
 
@@ -34,6 +35,7 @@ pub async fn knock(
     floor: TimeFloor,
 ) -> Result<Welcome, Failure> {
     let tls = load_tls(hub, clock, floor)?;
+    let network: Arc<dyn Network> = Arc::new(Tcp);
     let once = async |version| {
         let plan = Plan {
             hub,
@@ -41,6 +43,7 @@ pub async fn knock(
             version,
             tls: tls.clone(),
             in_flight_max: 1,
+            network: &network,
         };
         knock_once(plan, version).await
     };

@@ -1,34 +1,33 @@
 //! The floor to compare with: the least server that could keep the promise. It reads QoS 1 publishes, appends their
 //! bytes to one file, groups what waits into one fdatasync, and answers the PUBACKs. No broker, no index, no identity.
+//! It runs as a process of its own, so that its processor time is its own.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 
 use anyhow::Result;
 
 struct Append {
     bytes: Vec<u8>,
     packet_ids: Vec<u16>,
-    answer: TcpStream,
+    answer: Arc<TcpStream>,
 }
 
-/// Starts the server on a loopback port of the system's choice; it lives as long as the process.
-pub(crate) fn serve(log: &Path) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let address = listener.local_addr()?;
-    let file = File::create(log)?;
+/// Serves on `listen` until the process ends; says a line on standard output when it listens.
+pub(crate) fn serve(listen: SocketAddr, log: &Path) -> Result<()> {
+    let listener = TcpListener::bind(listen)?;
+    let file = OpenOptions::new().create(true).append(true).open(log)?;
     let (queue, waiting) = mpsc::channel::<Append>();
     std::thread::spawn(move || commit(file, &waiting));
-    std::thread::spawn(move || {
-        for socket in listener.incoming().flatten() {
-            let queue = queue.clone();
-            std::thread::spawn(move || connection(socket, &queue));
-        }
-    });
-    Ok(address)
+    println!("listening");
+    for socket in listener.incoming().flatten() {
+        let queue = queue.clone();
+        std::thread::spawn(move || connection(Arc::new(socket), &queue));
+    }
+    Ok(())
 }
 
 fn commit(mut file: File, waiting: &mpsc::Receiver<Append>) {
@@ -46,13 +45,13 @@ fn commit(mut file: File, waiting: &mpsc::Receiver<Append>) {
         {
             return;
         }
-        for mut append in group {
+        for append in group {
             let acks: Vec<u8> = append
                 .packet_ids
                 .iter()
                 .flat_map(|id| puback(*id))
                 .collect();
-            let _ = append.answer.write_all(&acks);
+            let _ = append.answer.as_ref().write_all(&acks);
         }
     }
 }
@@ -63,17 +62,17 @@ fn puback(packet_id: u16) -> [u8; 4] {
 }
 
 /// Frames packets off the socket; what a read brought is one append.
-fn connection(mut socket: TcpStream, queue: &mpsc::Sender<Append>) -> Option<()> {
+fn connection(socket: Arc<TcpStream>, queue: &mpsc::Sender<Append>) -> Option<()> {
     socket.set_nodelay(true).ok()?;
     let mut buffer = Vec::new();
     let mut chunk = vec![0_u8; 64 * 1024];
     loop {
-        let read = socket.read(&mut chunk).ok().filter(|n| *n > 0)?;
+        let read = socket.as_ref().read(&mut chunk).ok().filter(|n| *n > 0)?;
         buffer.extend_from_slice(chunk.get(..read)?);
         let (mut bytes, mut packet_ids, mut used) = (Vec::new(), Vec::new(), 0);
         while let Some((packet, body)) = frame(buffer.get(used..)?) {
             match packet.first()? >> 4 {
-                1 => socket.write_all(&[0x20, 2, 0, 0]).ok()?,
+                1 => socket.as_ref().write_all(&[0x20, 2, 0, 0]).ok()?,
                 3 => {
                     let payload = packet.get(body..)?;
                     let topic_bytes =
@@ -92,7 +91,7 @@ fn connection(mut socket: TcpStream, queue: &mpsc::Sender<Append>) -> Option<()>
                 .send(Append {
                     bytes,
                     packet_ids,
-                    answer: socket.try_clone().ok()?,
+                    answer: socket.clone(),
                 })
                 .ok()?;
         }

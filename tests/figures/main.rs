@@ -1,15 +1,18 @@
 //! Prints the figures of `docs/performance.md`, each beside what it is compared with, in one run.
 //!
-//! `cargo run --release -p relay-tests --bin figures -- pubacks|drain|memory|thin|flapping [key=value …]`
+//! `cargo run --release -p relay-tests --bin figures -- compare|drain|memory|thin|flapping [key=value …]`
 //! after `cargo build --release -p edge-relay`.
 
 mod arrivals;
+mod ceiling;
+mod compare;
+mod cpu;
 mod drain;
 mod floor;
+mod least_hub;
 mod links;
 mod load;
 mod memory;
-mod pubacks;
 
 use std::collections::HashMap;
 
@@ -27,6 +30,11 @@ impl Arguments {
             None => Ok(default),
         }
     }
+
+    /// What was given for `key`.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
 }
 
 fn main() -> Result<()> {
@@ -40,11 +48,22 @@ fn main() -> Result<()> {
     });
     let arguments = Arguments(pairs.collect::<Result<_>>()?);
     match figure.as_str() {
-        "pubacks" => pubacks::run(&arguments),
+        "compare" => compare::run(&arguments),
         "drain" => drain::run(&arguments),
         "thin" => links::thin(&arguments),
         "flapping" => links::flapping(&arguments),
         "memory" => memory::run(&arguments),
-        _ => bail!("which figure? pubacks, drain, memory, thin, flapping"),
+        // What `compare` starts, not a figure.
+        "floor-server" => floor::serve(
+            arguments.text("listen").context("listen=")?.parse()?,
+            arguments.text("log").context("log=")?.as_ref(),
+        ),
+        _ => bail!("which figure? compare, drain, memory, thin, flapping"),
     }
+}
+
+/// The middle of the figures.
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

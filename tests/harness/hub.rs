@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::ledger::Ledger;
 use crate::packet::{self, Connect, Packet, Publish, Value, Version, kind, property};
 use crate::port;
-use crate::relay::memory_kib;
+use crate::relay::{cpu_time, memory_kib};
 use crate::wait::{wait_for, within};
 
 /// A mosquitto child process.
@@ -97,10 +97,20 @@ impl Hub {
         memory_kib(self.child.as_ref().expect("the hub runs").id(), line)
     }
 
+    /// The processor time that it has used so far.
+    pub fn cpu(&self) -> Duration {
+        cpu_time(self.child.as_ref().expect("the hub runs").id())
+    }
+
     /// Sends a signal; SIGSTOP makes a hub that is up and moves nothing.
     pub fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> Pid {
         let id = self.child.as_ref().expect("the hub runs").id();
-        kill(Pid::from_raw(id.try_into().unwrap()), signal).unwrap();
+        Pid::from_raw(id.try_into().unwrap())
     }
 }
 

@@ -300,6 +300,11 @@ impl Relay {
         memory_kib(self.child.as_ref().expect("the relay runs").id(), line)
     }
 
+    /// The processor time that it has used so far.
+    pub fn cpu(&self) -> Duration {
+        cpu_time(self.child.as_ref().expect("the relay runs").id())
+    }
+
     /// All it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.home().join("relay.log")).unwrap_or_default()
@@ -333,6 +338,19 @@ pub fn memory_kib(pid: u32, line: &str) -> u64 {
         .find_map(|l| l.strip_prefix(line)?.strip_prefix(':'));
     let number = found.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     number.unwrap_or_else(|| panic!("no {line} in\n{text}"))
+}
+
+/// User and system time of a process so far, in steps of 10 ms (`proc_pid_stat(5)`, fields 14 and 15).
+pub fn cpu_time(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name in parentheses may hold anything.
+    let (_, fields) = text.rsplit_once(')').expect("a name");
+    let ticks = fields
+        .split_whitespace()
+        .skip(11)
+        .take(2)
+        .map(|field| field.parse::<u64>().expect("a number"));
+    Duration::from_millis(10 * ticks.sum::<u64>())
 }
 
 fn agent() -> ureq::Agent {

@@ -6,6 +6,8 @@
 mod alarms;
 mod backlog;
 mod drains;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod guard;
 mod status;
 

@@ -146,6 +146,10 @@ fn mqtt(admin: &Admin) -> Value {
         "publishes_received_total": stats.publishes_received_total.get(),
         "publishes_acknowledged_total": stats.publishes_acknowledged_total.get(),
         "publishes_withheld_total": stats.publishes_withheld_total.get(),
+        "queued_bytes": stats.queued_bytes.get(),
+        "queue_overflows_total": stats.queue_overflows_total.get(),
+        "messages_expired_total": stats.messages_expired_total.get(),
+        "retained_refused_total": stats.retained_refused_total.get(),
     })
 }
 

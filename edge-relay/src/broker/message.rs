@@ -49,4 +49,6 @@ pub struct Delivery {
     pub retain: bool,
     /// The subscription identifiers of all subscriptions it matched.
     pub subscription_ids: Vec<u32>,
+    /// The shared subscription, `$share/NAME/FILTER`, whose turn it was.
+    pub share: Option<Arc<str>>,
 }

@@ -9,15 +9,19 @@ use std::time::Duration;
 
 use bincode::Options as _;
 use bytes::Bytes;
+use hub_bridge::identity::Epoch;
 use hub_bridge::reading::PublishProperties;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::exactly_once::Position;
 use super::message::{Delivery, Message};
 use super::subscriptions::Options;
 use super::will::{Waiting, Will};
 
 const VERSION: u8 = 1;
+/// Of a delivery that came by a shared subscription.
+const SHARED: u8 = 2;
 
 /// What a key is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +36,10 @@ pub(super) enum Key {
     Received(String, u16),
     /// A retained message, by topic.
     Retained(String),
-    /// A will that waits, by client id.
+    /// A will that waits, or whose client is connected, by client id.
     Will(String),
+    /// Up to where a session's `QoS` 2 readings in the store are known here, by client id.
+    Settled(String),
 }
 
 impl Key {
@@ -46,6 +52,7 @@ impl Key {
             Self::Received(client, id) => about(b'i', client, &id.to_be_bytes()),
             Self::Retained(topic) => about(b'r', topic, &[]),
             Self::Will(client) => about(b'w', client, &[]),
+            Self::Settled(client) => about(b'p', client, &[]),
         }
     }
 
@@ -67,6 +74,7 @@ impl Key {
             )),
             b'r' => Some(Self::Retained(name)),
             b'w' => Some(Self::Will(name)),
+            b'p' => Some(Self::Settled(name)),
             _ => None,
         }
     }
@@ -140,26 +148,29 @@ pub(super) struct StoredSession {
 
 /// A session as a value.
 pub(super) fn encode_session(session: &super::session::Session) -> Vec<u8> {
-    seal(&SessionV1 {
-        expiry_s: session.expiry.as_secs(),
-        next_number: session.next_number(),
-        subscriptions: session
-            .subscriptions
-            .iter()
-            .map(|(filter, o)| SubscriptionV1 {
-                filter: filter.clone(),
-                qos: o.qos,
-                no_local: o.no_local,
-                retain_as_published: o.retain_as_published,
-                id: o.id,
-            })
-            .collect(),
-    })
+    seal(
+        VERSION,
+        &SessionV1 {
+            expiry_s: session.expiry.as_secs(),
+            next_number: session.next_number(),
+            subscriptions: session
+                .subscriptions
+                .iter()
+                .map(|(filter, o)| SubscriptionV1 {
+                    filter: filter.clone(),
+                    qos: o.qos,
+                    no_local: o.no_local,
+                    retain_as_published: o.retain_as_published,
+                    id: o.id,
+                })
+                .collect(),
+        },
+    )
 }
 
 /// The session again.
 pub(super) fn decode_session(bytes: &[u8]) -> Option<StoredSession> {
-    let v1: SessionV1 = open(bytes)?;
+    let v1: SessionV1 = open(VERSION, bytes)?;
     let options = |s: &SubscriptionV1| Options {
         qos: s.qos.min(2),
         no_local: s.no_local,
@@ -179,18 +190,28 @@ pub(super) fn decode_session(bytes: &[u8]) -> Option<StoredSession> {
 
 /// A delivery as a value. `now`: the monotonic clock.
 pub(super) fn encode_delivery(delivery: &Delivery, now: Duration) -> Vec<u8> {
-    seal(&DeliveryV1 {
+    let v1 = DeliveryV1 {
         qos: delivery.qos,
         retain: delivery.retain,
         subscription_ids: delivery.subscription_ids.clone(),
         message: message_v1(&delivery.message, now),
-    })
+    };
+    match &delivery.share {
+        None => seal(VERSION, &v1),
+        Some(share) => seal(SHARED, &(v1, share.to_string())),
+    }
 }
 
 /// The delivery again.
 pub(super) fn decode_delivery(bytes: &[u8], now: Duration) -> Option<Delivery> {
-    let v1: DeliveryV1 = open(bytes)?;
+    let (v1, share): (DeliveryV1, Option<String>) = if bytes.first() == Some(&SHARED) {
+        let (v1, share) = open(SHARED, bytes)?;
+        (v1, Some(share))
+    } else {
+        (open(VERSION, bytes)?, None)
+    };
     Some(Delivery {
+        share: share.map(Arc::from),
         qos: v1.qos.min(2),
         retain: v1.retain,
         subscription_ids: v1.subscription_ids,
@@ -200,43 +221,61 @@ pub(super) fn decode_delivery(bytes: &[u8], now: Duration) -> Option<Delivery> {
 
 /// A retained message as a value.
 pub(super) fn encode_message(message: &Message, now: Duration) -> Vec<u8> {
-    seal(&message_v1(message, now))
+    seal(VERSION, &message_v1(message, now))
 }
 
 /// The message again.
 pub(super) fn decode_message(bytes: &[u8], now: Duration) -> Option<Message> {
-    open::<MessageV1>(bytes).map(|v1| message(v1, now))
+    open::<MessageV1>(VERSION, bytes).map(|v1| message(v1, now))
+}
+
+/// A position in the store as a value.
+pub(super) fn encode_position(position: Position) -> Vec<u8> {
+    seal(VERSION, &(position.epoch.0, position.sequence))
+}
+
+/// The position again.
+pub(super) fn decode_position(bytes: &[u8]) -> Option<Position> {
+    let (epoch, sequence) = open(VERSION, bytes)?;
+    Some(Position {
+        epoch: Epoch(epoch),
+        sequence,
+    })
 }
 
 /// A will that waits, as a value.
 pub(super) fn encode_will(waiting: &Waiting, now: Duration) -> Vec<u8> {
     let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
     let will = &waiting.will;
-    seal(&WillV1 {
-        message: MessageV1 {
-            topic: will.topic.to_string(),
-            payload: will.payload.clone(),
-            qos: will.qos,
-            retain: will.retain,
-            publisher: will.client_id.to_string(),
-            properties: will.properties.as_deref().cloned(),
-            expires_in_ms: None,
+    seal(
+        VERSION,
+        &WillV1 {
+            message: MessageV1 {
+                topic: will.topic.to_string(),
+                payload: will.payload.clone(),
+                qos: will.qos,
+                retain: will.retain,
+                publisher: will.client_id.to_string(),
+                properties: will.properties.as_deref().cloned(),
+                expires_in_ms: None,
+            },
+            life_ms: will.expiry.map(millis),
+            waits_ms: millis(waiting.due.saturating_sub(now)),
+            deferred: waiting.deferred,
         },
-        life_ms: will.expiry.map(millis),
-        waits_ms: millis(waiting.due.saturating_sub(now)),
-        deferred: waiting.deferred,
-    })
+    )
 }
 
 /// The will again; due after what was left of its delay.
 pub(super) fn decode_will(bytes: &[u8], now: Duration) -> Option<Waiting> {
-    let v1: WillV1 = open(bytes)?;
+    let v1: WillV1 = open(VERSION, bytes)?;
     let left = Duration::from_millis(v1.waits_ms);
     Some(Waiting {
         due: now.saturating_add(left),
         deferred: v1.deferred,
         will: Will {
             client_id: v1.message.publisher.into(),
+            connection: 0,
             topic: v1.message.topic.into(),
             payload: v1.message.payload,
             qos: v1.message.qos.min(2),
@@ -281,19 +320,19 @@ fn coder() -> impl bincode::Options {
 }
 
 /// Nothing that is sealed here can fail to encode: no maps of unknown length, no sizes near the limit.
-fn seal<T: Serialize>(value: &T) -> Vec<u8> {
+fn seal<T: Serialize>(version: u8, value: &T) -> Vec<u8> {
     let body = coder().serialize(value).unwrap_or_default();
     let mut sealed = Vec::with_capacity(body.len() + 5);
-    sealed.push(VERSION);
+    sealed.push(version);
     sealed.extend(crc32fast::hash(&body).to_be_bytes());
     sealed.extend(body);
     sealed
 }
 
-fn open<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (version, rest) = bytes.split_first()?;
+fn open<T: DeserializeOwned>(version: u8, bytes: &[u8]) -> Option<T> {
+    let (found, rest) = bytes.split_first()?;
     let (crc, body) = rest.split_first_chunk::<4>()?;
-    if *version != VERSION || crc32fast::hash(body) != u32::from_be_bytes(*crc) {
+    if *found != version || crc32fast::hash(body) != u32::from_be_bytes(*crc) {
         return None;
     }
     coder().deserialize(body).ok()
@@ -311,6 +350,7 @@ mod tests {
             Key::Released(String::new(), u64::MAX),
             Key::Received("a".into(), 9),
             Key::Retained("a/b".into()),
+            Key::Settled("a".into()),
         ] {
             assert_eq!(Key::decode(&key.encode()), Some(key));
         }
@@ -320,7 +360,8 @@ mod tests {
     #[test]
     fn a_delivery_comes_back_and_a_flipped_bit_is_seen() {
         let now = Duration::from_secs(100);
-        let delivery = Delivery {
+        let mut delivery = Delivery {
+            share: None,
             message: Arc::new(Message {
                 topic: "t".into(),
                 payload: Bytes::from_static(&[0, 255]),
@@ -338,7 +379,7 @@ mod tests {
             subscription_ids: vec![3, 4],
         };
         let mut bytes = encode_delivery(&delivery, now);
-        assert_eq!(decode_delivery(&bytes, now), Some(delivery));
+        assert_eq!(decode_delivery(&bytes, now), Some(delivery.clone()));
         let later = decode_delivery(&bytes, Duration::ZERO).unwrap();
         assert_eq!(later.message.expires_at, Some(Duration::from_secs(60)));
         for at in 0..bytes.len() {
@@ -346,5 +387,8 @@ mod tests {
             assert_eq!(decode_delivery(&bytes, now), None, "byte {at}");
             bytes[at] ^= 1;
         }
+        delivery.share = Some("$share/g/t".into());
+        let shared = encode_delivery(&delivery, now);
+        assert_eq!(decode_delivery(&shared, now), Some(delivery));
     }
 }

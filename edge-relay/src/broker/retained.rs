@@ -21,8 +21,8 @@ pub(super) enum Stored {
     Kept,
     /// The topic has none any more; whether it had one.
     Removed(bool),
-    /// It does not fit: the topic keeps what it had.
-    Full,
+    /// It does not fit: the topic has none any more, since what it had is not the last one; whether it had one.
+    Full(bool),
 }
 
 impl Retained {
@@ -43,7 +43,7 @@ impl Retained {
         let before = self.by_topic.get(&message.topic).map(|m| m.size_bytes());
         let bytes = self.bytes - before.unwrap_or(0) + message.size_bytes();
         if bytes > bytes_max || (before.is_none() && self.by_topic.len() >= count_max) {
-            return Stored::Full;
+            return Stored::Full(self.remove(&message.topic.clone()));
         }
         self.bytes = bytes;
         self.by_topic.insert(message.topic.clone(), message.clone());

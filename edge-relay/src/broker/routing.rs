@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::exactly_once::Position;
 use super::message::{Delivery, Message};
 use super::record::{self, Key};
 use super::retained::Stored;
 use super::state::{Change, Durable};
 use super::subscriptions::{Options, SessionKey};
+use super::topic::parse_filter;
 use super::{Broker, Core, Limits};
 
 /// A publish to be routed.
@@ -25,12 +27,14 @@ const OVERFLOW_SAID_EVERY: Duration = Duration::from_secs(10);
 
 impl Broker {
     /// Gives publishes to all who subscribed, and keeps the retained ones. `origin`: the publisher's session.
+    /// `stored`: up to where in the store they are.
     ///
     /// Returns what must be durable before the publishes are acknowledged; `None` where nothing must.
     pub fn route(
         &self,
         origin: Option<SessionKey>,
         publications: &[Publication],
+        stored: Option<Position>,
     ) -> Option<Durable> {
         let now = self.clock.monotonic();
         let limits = self.limits.read().clone();
@@ -39,21 +43,14 @@ impl Broker {
         for publication in publications {
             core.route_one(origin, publication, &limits, now, &mut routed);
         }
-        self.stats.queue_overflows_total.add(routed.overflows);
-        self.stats
-            .retained_refused_total
-            .add(routed.retained_refused);
-        if routed.overflows > 0 {
-            core.say_overflow(now, &routed);
+        let exactly_once = publications.iter().any(|p| p.received.is_some());
+        if let (Some(origin), Some(stored), true) = (origin, stored, exactly_once) {
+            core.settle(origin, stored, &mut routed);
         }
         if !routed.touched.is_empty() || !routed.changes.is_empty() {
             self.measure(&core);
         }
-        for key in routed.touched {
-            if let Some(link) = core.sessions.get(&key).and_then(|s| s.link.as_ref()) {
-                link.wake.notify_one();
-            }
-        }
+        self.routed(&mut core, &mut routed, now);
         if routed.must_wait {
             return Some(self.state.commit(routed.changes));
         }
@@ -62,12 +59,30 @@ impl Broker {
     }
 }
 
+impl Broker {
+    /// Wakes those who got something, and counts and says what did not fit.
+    pub(super) fn routed(&self, core: &mut Core, routed: &mut Routed, now: Duration) {
+        self.stats.queue_overflows_total.add(routed.overflows);
+        self.stats
+            .retained_refused_total
+            .add(routed.retained_refused);
+        if routed.overflows + routed.retained_refused > 0 {
+            core.say_overflow(now, routed);
+        }
+        for key in std::mem::take(&mut routed.touched) {
+            if let Some(link) = core.sessions.get(&key).and_then(|s| s.link.as_ref()) {
+                link.wake.notify_one();
+            }
+        }
+    }
+}
+
 /// What routing a batch came to.
 #[derive(Default)]
 pub(super) struct Routed {
     pub(super) changes: Vec<Change>,
     pub(super) touched: Vec<SessionKey>,
-    must_wait: bool,
+    pub(super) must_wait: bool,
     pub(super) overflows: u64,
     overflowed_client: Option<Arc<str>>,
     retained_refused: u64,
@@ -101,20 +116,66 @@ impl Core {
         let found = self.subscriptions.matches(&message.topic, ready);
         let mut copies: BTreeMap<SessionKey, Copy> = BTreeMap::new();
         for (key, options) in found.plain {
-            if !(options.no_local && Some(key) == origin) {
+            if !(options.no_local && self.is_client(key, &message.publisher)) {
                 add_to_copy(&mut copies, key, options);
             }
         }
         for (key, copy) in copies {
             self.deliver(key, copy, message, limits, now, routed);
         }
-        for (key, options) in found.shared {
-            let mut copy = BTreeMap::new();
-            add_to_copy(&mut copy, key, options);
-            for (key, copy) in copy {
-                self.deliver(key, copy, message, limits, now, routed);
+        for (key, options, filter) in found.shared {
+            self.share(key, options, filter, message, limits, now, routed);
+        }
+    }
+
+    /// Gives a message to the member of a shared subscription whose turn it is.
+    #[allow(clippy::too_many_arguments)] // as `deliver`, with the group
+    fn share(
+        &mut self,
+        key: SessionKey,
+        options: Options,
+        filter: Arc<str>,
+        message: &Arc<Message>,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) {
+        let delivery = Delivery {
+            message: message.clone(),
+            qos: options.qos.min(message.qos),
+            retain: message.retain && options.retain_as_published,
+            subscription_ids: options.id.into_iter().collect(),
+            share: Some(filter),
+        };
+        self.enqueue(key, delivery, 0, limits, now, routed);
+    }
+
+    /// Gives what an ended session was owed by its shared subscriptions to other members, where there are some.
+    pub(super) fn hand_on(
+        &mut self,
+        left: Vec<Delivery>,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) {
+        for delivery in left {
+            let Some(filter) = delivery.share else {
+                continue;
+            };
+            let sessions = &self.sessions;
+            let ready = |key| sessions.get(&key).is_some_and(|s| s.link.is_some());
+            let member = parse_filter(&filter)
+                .ok()
+                .and_then(|parsed| self.subscriptions.member(parsed, ready));
+            if let Some((key, options)) = member {
+                self.share(key, options, filter, &delivery.message, limits, now, routed);
             }
         }
+    }
+
+    fn is_client(&self, key: SessionKey, client_id: &str) -> bool {
+        let session = self.sessions.get(&key);
+        session.is_some_and(|session| &*session.client_id == client_id)
     }
 
     fn deliver(
@@ -131,6 +192,7 @@ impl Core {
             qos: copy.qos.min(message.qos),
             retain: message.retain && copy.retain_as_published,
             subscription_ids: copy.ids,
+            share: None,
         };
         self.enqueue(key, delivery, 0, limits, now, routed);
     }
@@ -177,18 +239,6 @@ impl Core {
         }
     }
 
-    fn remember(&mut self, origin: SessionKey, id: u16, routed: &mut Routed) {
-        let Some(session) = self.sessions.get_mut(&origin) else {
-            return;
-        };
-        session.received.insert(id);
-        if session.persistent() {
-            let key = Key::Received(session.client_id.to_string(), id);
-            routed.changes.push((key.encode(), Some(Vec::new())));
-            routed.must_wait = true;
-        }
-    }
-
     fn retain(
         &mut self,
         message: &Arc<Message>,
@@ -204,9 +254,12 @@ impl Core {
             Stored::Kept => (key(), Some(record::encode_message(message, now))),
             Stored::Removed(true) => (key(), None),
             Stored::Removed(false) => return,
-            Stored::Full => {
+            Stored::Full(had) => {
                 routed.retained_refused += 1;
-                return;
+                if !had {
+                    return;
+                }
+                (key(), None)
             }
         };
         routed.changes.push(change);
@@ -219,11 +272,19 @@ impl Core {
             .is_none_or(|said| now.saturating_sub(said) >= OVERFLOW_SAID_EVERY);
         if due {
             self.overflow_said = Some(now);
-            tracing::warn!(
-                client_id = routed.overflowed_client.as_deref(),
-                messages = routed.overflows,
-                "a subscriber's queue is full, it does not get these messages"
-            );
+            if routed.overflows > 0 {
+                tracing::warn!(
+                    client_id = routed.overflowed_client.as_deref(),
+                    messages = routed.overflows,
+                    "a subscriber's queue is full, it does not get these messages"
+                );
+            }
+            if routed.retained_refused > 0 {
+                tracing::warn!(
+                    messages = routed.retained_refused,
+                    "no room for retained messages: their topics have none now"
+                );
+            }
         }
     }
 }

@@ -7,13 +7,14 @@
 //! Invariant: `sent` holds at most `window` deliveries, all numbered below those in `waiting`, and their
 //! numbers span less than 65,535, so that no packet id is in use twice.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::exactly_once::{Position, Unsettled};
 use super::message::Delivery;
 use super::subscriptions::Options;
 
@@ -34,6 +35,8 @@ pub struct Link {
     pub wake: Arc<Notify>,
     /// Cancelled when another connection takes the session.
     pub taken_over: CancellationToken,
+    /// Cancelled when all that it published is stored, routed and acknowledged, or is not to be.
+    pub through: CancellationToken,
     /// How many deliveries it takes unacknowledged.
     pub window: u16,
 }
@@ -103,6 +106,11 @@ pub struct Session {
     pub absent_since: Option<Duration>,
     /// Packet ids of `QoS` 2 publishes that were kept and are not released.
     pub received: HashSet<u16>,
+    /// Up to where in the store its `QoS` 2 readings are in `received`, or released.
+    pub settled: Option<Position>,
+    /// `QoS` 2 readings beyond that, found in the store after a kill, by packet id: when they are published again they
+    /// are not stored again.
+    pub unsettled: HashMap<u16, Unsettled>,
     waiting: VecDeque<(Option<u64>, Delivery)>,
     sent: BTreeMap<u64, Sent>,
     next_number: u64,
@@ -119,6 +127,8 @@ impl Session {
             link: None,
             absent_since: None,
             received: HashSet::new(),
+            settled: None,
+            unsettled: HashMap::new(),
             waiting: VecDeque::new(),
             sent: BTreeMap::new(),
             next_number: 1,
@@ -129,6 +139,15 @@ impl Session {
     /// Whether it outlives its connection, and so must survive a restart.
     pub fn persistent(&self) -> bool {
         !self.expiry.is_zero()
+    }
+
+    /// Whether it is at its end, now that it has no connection: it was to end with it [MQTT-3.1.2-6], or was absent
+    /// for too long [MQTT-4.1.0-2].
+    pub fn is_over(&self, now: Duration) -> bool {
+        let absent = self
+            .absent_since
+            .map_or(Duration::ZERO, |since| now.saturating_sub(since));
+        absent >= self.expiry
     }
 
     /// Messages that wait or are not acknowledged.
@@ -300,7 +319,7 @@ impl Session {
         self.finish(id, 2, Progress::Released)
     }
 
-    /// PUBREC; one with an error ends the delivery [MQTT-4.3.3].
+    /// PUBREC; one with an error ends the delivery [MQTT-4.4.0-2].
     pub fn pubrec(&mut self, id: u16, failed: bool) -> Acked {
         if failed {
             return self.finish(id, 2, Progress::Published);
@@ -355,6 +374,23 @@ impl Session {
         sent.chain(waiting)
     }
 
+    /// What another member of a shared subscription should get, now that this session ends (MQTT 5, 4.8.2): all that
+    /// was not sent, and what has `QoS` 1 and is not acknowledged. What has `QoS` 2 and was sent must not [MQTT-4.8.2-5].
+    pub fn left_to_share(&self) -> Vec<Delivery> {
+        let sent = self
+            .sent
+            .values()
+            .filter(|s| s.delivery.qos == 1)
+            .map(|s| &s.delivery);
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(number, _)| number.is_some())
+            .map(|(_, delivery)| delivery);
+        let all = sent.chain(waiting);
+        all.filter(|d| d.share.is_some()).cloned().collect()
+    }
+
     /// Removes what has expired and was never sent; returns the numbers.
     pub fn expire(&mut self, now: Duration) -> Vec<Option<u64>> {
         let mut expired = Vec::new();
@@ -373,112 +409,4 @@ impl Session {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::message::Message;
-    use super::*;
-    use bytes::Bytes;
-
-    fn delivery(qos: u8) -> Delivery {
-        Delivery {
-            message: Arc::new(Message {
-                topic: "t".into(),
-                payload: Bytes::from_static(b"p"),
-                qos,
-                retain: false,
-                publisher: "m".into(),
-                properties: None,
-                expires_at: None,
-            }),
-            qos,
-            retain: false,
-            subscription_ids: Vec::new(),
-        }
-    }
-
-    fn linked(window: u16) -> Session {
-        let mut session = Session::new("s".into(), Duration::from_secs(9));
-        session.link = Some(link(window));
-        session
-    }
-
-    fn link(window: u16) -> Link {
-        Link {
-            connection: 1,
-            wake: Arc::new(Notify::new()),
-            taken_over: CancellationToken::new(),
-            window,
-        }
-    }
-
-    fn next_id(session: &mut Session) -> Option<(u16, bool)> {
-        match session.next_to_send()? {
-            Next::Publish { packet_id, dup, .. } => Some((packet_id, dup)),
-            Next::Release(id) => Some((id, false)),
-        }
-    }
-
-    #[test]
-    fn the_window_bounds_what_is_in_flight_and_acks_may_come_out_of_order() {
-        let mut session = linked(2);
-        for _ in 0..4 {
-            session.push(delivery(1));
-        }
-        assert_eq!(next_id(&mut session), Some((1, false)));
-        assert_eq!(next_id(&mut session), Some((2, false)));
-        assert_eq!(next_id(&mut session), None);
-        assert_eq!(session.puback(2), Acked::Done(2));
-        assert_eq!(session.puback(2), Acked::Unknown);
-        assert_eq!(next_id(&mut session), Some((3, false)));
-        assert_eq!(session.puback(1), Acked::Done(1));
-        assert_eq!(session.puback(3), Acked::Done(3));
-        assert_eq!(next_id(&mut session), Some((4, false)));
-    }
-
-    #[test]
-    fn what_was_not_acknowledged_is_sent_again_with_its_id_and_dup() {
-        let mut session = linked(10);
-        session.push(delivery(1));
-        session.push(delivery(2));
-        session.push(delivery(0));
-        session.push(delivery(1));
-        assert_eq!(next_id(&mut session), Some((1, false)));
-        assert_eq!(next_id(&mut session), Some((2, false)));
-        assert_eq!(session.pubrec(2, false), Acked::Released(2));
-        session.disconnected(Duration::ZERO);
-        assert_eq!(session.len(), 3, "QoS 0 is not kept for the absent");
-        session.link = Some(link(10));
-        assert_eq!(next_id(&mut session), Some((1, true)));
-        assert_eq!(session.next_to_send(), Some(Next::Release(2)));
-        assert_eq!(next_id(&mut session), Some((3, false)));
-        assert_eq!(session.pubcomp(2), Acked::Done(2));
-    }
-
-    #[test]
-    fn no_packet_id_is_used_twice_at_a_time() {
-        let mut session = linked(u16::MAX);
-        session.push(delivery(1));
-        assert_eq!(next_id(&mut session), Some((1, false)));
-        for number in 2..=65_535u64 {
-            session.push(delivery(1));
-            let (id, _) = next_id(&mut session).unwrap();
-            assert_eq!(session.puback(id), Acked::Done(number));
-        }
-        session.push(delivery(1));
-        assert_eq!(next_id(&mut session), None, "id 1 is still in flight");
-        assert_eq!(session.puback(1), Acked::Done(1));
-        assert_eq!(next_id(&mut session), Some((1, false)));
-    }
-
-    #[test]
-    fn bytes_return_to_zero() {
-        let mut session = linked(10);
-        for qos in [0, 1, 2] {
-            session.push(delivery(qos));
-            next_id(&mut session);
-        }
-        session.puback(1);
-        session.pubrec(2, false);
-        session.pubcomp(2);
-        assert_eq!((session.bytes(), session.len()), (0, 0));
-    }
-}
+mod tests;

@@ -1,18 +1,18 @@
-//! Sessions come, are taken over, are left, and end; and their subscriptions.
+//! Sessions come, are taken over, are left, and end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use rumqttd::protocol::{Filter, RetainForwardRule, SubscribeReasonCode, UnsubAckReason};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::message::Delivery;
-use super::record::{self, Key};
+use super::exactly_once::Position;
+use super::keeping::{change_expiry, forget, forget_session};
+use super::record::Key;
 use super::routing::Routed;
 use super::session::{Link, Session};
 use super::state::{Change, Durable};
-use super::subscriptions::{Options, SessionKey};
+use super::subscriptions::SessionKey;
 use super::topic;
 use super::will::{Waiting, Will};
 use super::{Broker, Core, Limits};
@@ -30,11 +30,17 @@ pub struct Attach {
     pub window: u16,
     /// The connection's number.
     pub connection: u64,
+    /// Its will.
+    pub will: Option<Will>,
+    /// Where the store ends.
+    pub stored: Position,
 }
 
 /// A connection that is gone.
 #[derive(Debug)]
 pub struct Left {
+    /// Its client id.
+    pub client_id: Arc<str>,
     /// Its session.
     pub key: SessionKey,
     /// Its number.
@@ -60,6 +66,12 @@ pub struct Attached {
     pub taken_over: CancellationToken,
     /// A will that waited for its delay, and is due since its session ended.
     pub will: Option<Will>,
+    /// To be cancelled when all that this connection published is through.
+    pub through: CancellationToken,
+    /// That of the connection that had the session: only then does this one's first packet count.
+    pub previous: Option<CancellationToken>,
+    /// The will of this connection is on disk.
+    pub will_stored: Option<Durable>,
 }
 
 /// Why there is no session.
@@ -73,31 +85,30 @@ pub enum AttachError {
 impl Broker {
     /// Finds or makes the session of a client, and takes it from a connection that has it.
     pub fn attach(&self, attach: &Attach) -> Result<Attached, AttachError> {
-        let sessions_max = self.limits.read().sessions_max;
+        let limits = self.limits.read().clone();
         let now = self.clock.monotonic();
         let mut core = self.core.lock();
-        let mut changes = Vec::new();
-        let will = core
-            .wills
-            .take(&attach.client_id)
-            .filter(|waiting| attach.clean_start && !waiting.deferred)
-            .map(|waiting| waiting.will);
-        if will.is_none() {
-            changes.extend(core.wills.forget(&attach.client_id));
-        }
+        let mut routed = Routed::default();
         let mut found = core.by_client.get(&attach.client_id).copied();
-        if let Some(key) = found {
-            if let Some(link) = core.sessions.get_mut(&key).and_then(|s| s.link.take()) {
-                link.taken_over.cancel();
-                self.stats.takeovers_total.one();
-            }
-            if attach.clean_start {
-                core.end_session(key, &mut changes);
-                found = None;
-            }
+        let mut previous = None;
+        if let Some(session) = found.and_then(|key| core.sessions.get_mut(&key))
+            && let Some(link) = session.link.take()
+        {
+            link.taken_over.cancel();
+            previous = Some(link.through);
+            self.stats.takeovers_total.one();
         }
-        if found.is_none() && !attach.expiry.is_zero() && core.kept() >= sessions_max {
-            self.state.submit(changes);
+        let ends = |session: &Session| attach.clean_start || session.is_over(now);
+        let ended = found.filter(|key| core.sessions.get(key).is_none_or(ends));
+        let over = attach.clean_start || ended.is_some();
+        let due = core.take_will(&attach.client_id, over, &mut routed);
+        if let Some(key) = ended {
+            core.end_session(key, &limits, now, &mut routed);
+            found = None;
+        }
+        if found.is_none() && !attach.expiry.is_zero() && core.kept() >= limits.sessions_max {
+            self.routed(&mut core, &mut routed, now);
+            self.state.submit(routed.changes);
             return Err(AttachError::TooMany);
         }
         let key = found.unwrap_or_else(|| core.begin_session(&attach.client_id));
@@ -105,28 +116,41 @@ impl Broker {
             connection: attach.connection,
             wake: Arc::new(Notify::new()),
             taken_over: CancellationToken::new(),
+            through: CancellationToken::new(),
             window: attach.window,
-        };
-        let attached = Attached {
-            key,
-            session_present: found.is_some(),
-            wake: link.wake.clone(),
-            taken_over: link.taken_over.clone(),
-            will,
         };
         if let Some(session) = core.sessions.get_mut(&key) {
             if found.is_some() {
                 session.disconnected(now);
             }
-            session.link = Some(link);
+            session.link = Some(link.clone());
             session.absent_since = None;
-            change_expiry(session, attach.expiry, now, &mut changes);
+            session.settled.get_or_insert(attach.stored);
+            change_expiry(session, attach.expiry, now, &mut routed.changes);
         }
+        let stored = attach.will.as_ref().map(|w| core.wills.connected(w, now));
         core.count_bytes();
         self.measure(&core);
-        self.state.submit(changes);
-        attached.wake.notify_one();
-        Ok(attached)
+        self.routed(&mut core, &mut routed, now);
+        link.wake.notify_one();
+        let mut changes = routed.changes;
+        let will_stored = if let Some(stored) = stored {
+            changes.push(stored);
+            Some(self.state.commit(changes))
+        } else {
+            self.state.submit(changes);
+            None
+        };
+        Ok(Attached {
+            key,
+            session_present: found.is_some(),
+            wake: link.wake,
+            taken_over: link.taken_over,
+            will: due,
+            through: link.through,
+            previous,
+            will_stored,
+        })
     }
 
     /// The connection is gone. `expiry`: a new one from its DISCONNECT. `will`: what it leaves, unless it went with
@@ -136,6 +160,7 @@ impl Broker {
     /// (MQTT 5, 3.1.3.2.2).
     pub fn leave(&self, left: Left) -> Option<Will> {
         let Left {
+            client_id,
             key,
             connection,
             expiry,
@@ -143,17 +168,18 @@ impl Broker {
             stopping,
         } = left;
         let now = self.clock.monotonic();
+        let limits = self.limits.read().clone();
         let mut core = self.core.lock();
-        let mut changes = Vec::new();
+        let mut routed = Routed::default();
         let ended = core.with_session(key, connection, |session| {
             if let Some(expiry) = expiry {
-                change_expiry(session, expiry, now, &mut changes);
+                change_expiry(session, expiry, now, &mut routed.changes);
             }
             session.disconnected(now);
             !session.persistent()
         });
         if ended == Some(true) {
-            core.end_session(key, &mut changes);
+            core.end_session(key, &limits, now, &mut routed);
         }
         let due = match will {
             Some(will) if stopping && ended.is_some() => {
@@ -162,7 +188,7 @@ impl Broker {
                     will,
                     deferred: true,
                 };
-                changes.push(core.wills.wait(waiting, now));
+                routed.changes.push(core.wills.wait(waiting, now));
                 None
             }
             Some(will) if will.delay.is_zero() || !core.sessions.contains_key(&key) => Some(will),
@@ -172,22 +198,28 @@ impl Broker {
                     will,
                     deferred: false,
                 };
-                changes.push(core.wills.wait(waiting, now));
+                routed.changes.push(core.wills.wait(waiting, now));
                 None
             }
-            _ => None,
+            _ => {
+                let gone = core.wills.forget(&client_id, connection);
+                routed.changes.extend(gone);
+                None
+            }
         };
         core.count_bytes();
         self.measure(&core);
-        self.state.submit(changes);
+        self.routed(&mut core, &mut routed, now);
+        self.state.submit(routed.changes);
         due
     }
 
     /// Once a second: ends sessions whose time is over, forgets what expired. Returns the wills that are due.
     pub fn tick(&self) -> Vec<Will> {
         let now = self.clock.monotonic();
+        let limits = self.limits.read().clone();
         let mut core = self.core.lock();
-        let mut changes = Vec::new();
+        let mut routed = Routed::default();
         let mut wills = core.wills.due(now);
         for key in core.over(now) {
             let client_id = core.sessions.get(&key).map(|s| s.client_id.clone());
@@ -196,88 +228,26 @@ impl Broker {
                     .and_then(|client| core.wills.take(&client))
                     .map(|w| w.will),
             );
-            core.end_session(key, &mut changes);
+            core.end_session(key, &limits, now, &mut routed);
         }
         for topic in core.retained.expire(now) {
-            changes.push((Key::Retained(topic.to_string()).encode(), None));
+            let key = Key::Retained(topic.to_string());
+            routed.changes.push((key.encode(), None));
         }
-        let expired = core.expire_queued(now, &mut changes);
+        let expired = core.expire_queued(now, &mut routed.changes);
         self.stats.messages_expired_total.add(expired);
         core.count_bytes();
         self.measure(&core);
-        self.state.submit(changes);
+        self.routed(&mut core, &mut routed, now);
+        self.state.submit(routed.changes);
         wills
     }
 
-    /// A will was published: it need not be kept any more.
-    pub fn forget_will(&self, client_id: &str) {
+    /// The will of a connection was published: it need not be kept any more.
+    pub fn forget_will(&self, client_id: &str, connection: u64) {
         let mut core = self.core.lock();
-        let change = core.wills.forget(client_id);
+        let change = core.wills.forget(client_id, connection);
         self.state.submit(change.into_iter().collect());
-    }
-
-    /// SUBSCRIBE: one code a filter, and what must be durable before the SUBACK.
-    pub fn subscribe(
-        &self,
-        key: SessionKey,
-        connection: u64,
-        filters: &[Filter],
-        id: Option<u32>,
-    ) -> (Vec<SubscribeReasonCode>, Option<Durable>) {
-        let limits = self.limits.read().clone();
-        let now = self.clock.monotonic();
-        let mut core = self.core.lock();
-        let mut routed = Routed::default();
-        let owned = core.with_session(key, connection, |_| ()).is_some();
-        let codes = filters
-            .iter()
-            .map(|filter| {
-                if owned {
-                    core.subscribe_one(key, filter, id, &limits, now, &mut routed)
-                } else {
-                    SubscribeReasonCode::Unspecified
-                }
-            })
-            .collect();
-        self.stats.queue_overflows_total.add(routed.overflows);
-        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
-        let durable = session.map(|session| {
-            routed.changes.push(session_change(session));
-            self.state.commit(std::mem::take(&mut routed.changes))
-        });
-        self.measure(&core);
-        if let Some(link) = core.sessions.get(&key).and_then(|s| s.link.as_ref()) {
-            link.wake.notify_one();
-        }
-        (codes, durable)
-    }
-
-    /// UNSUBSCRIBE: one reason a filter, and what must be durable before the UNSUBACK.
-    pub fn unsubscribe(
-        &self,
-        key: SessionKey,
-        connection: u64,
-        filters: &[String],
-    ) -> (Vec<UnsubAckReason>, Option<Durable>) {
-        let mut core = self.core.lock();
-        let owned = core.with_session(key, connection, |_| ()).is_some();
-        let reasons = filters
-            .iter()
-            .map(|filter| match topic::parse_filter(filter) {
-                Err(_) => UnsubAckReason::TopicFilterInvalid,
-                Ok(parsed) if owned && core.subscriptions.remove(parsed, key) => {
-                    if let Some(session) = core.sessions.get_mut(&key) {
-                        session.subscriptions.remove(filter);
-                    }
-                    UnsubAckReason::Success
-                }
-                Ok(_) => UnsubAckReason::NoSubscriptionExisted,
-            })
-            .collect();
-        let session = core.sessions.get(&key).filter(|s| owned && s.persistent());
-        let durable = session.map(|session| self.state.commit(vec![session_change(session)]));
-        self.measure(&core);
-        (reasons, durable)
     }
 }
 
@@ -290,7 +260,24 @@ impl Core {
         key
     }
 
-    fn end_session(&mut self, key: SessionKey, changes: &mut Vec<Change>) {
+    /// The client is back. A will that waits is due where its session is over, and forgotten where it goes on.
+    fn take_will(&mut self, client_id: &str, over: bool, routed: &mut Routed) -> Option<Will> {
+        let waiting = self.wills.take(client_id)?;
+        if over && !waiting.deferred {
+            return Some(waiting.will);
+        }
+        let gone = self.wills.forget(client_id, waiting.will.connection);
+        routed.changes.extend(gone);
+        None
+    }
+
+    fn end_session(
+        &mut self,
+        key: SessionKey,
+        limits: &Limits,
+        now: Duration,
+        routed: &mut Routed,
+    ) {
         let Some(session) = self.sessions.remove(&key) else {
             return;
         };
@@ -301,8 +288,9 @@ impl Core {
             }
         }
         if session.persistent() {
-            forget_session(&session, changes);
+            forget_session(&session, &mut routed.changes);
         }
+        self.hand_on(session.left_to_share(), limits, now, routed);
     }
 
     /// Sessions that outlive their connection.
@@ -312,14 +300,9 @@ impl Core {
 
     /// Absent sessions whose time is over.
     fn over(&self, now: Duration) -> Vec<SessionKey> {
-        let over = |s: &Session| {
-            s.link.is_none()
-                && s.absent_since
-                    .is_some_and(|since| now.saturating_sub(since) >= s.expiry)
-        };
         self.sessions
             .iter()
-            .filter(|(_, session)| over(session))
+            .filter(|(_, session)| session.link.is_none() && session.is_over(now))
             .map(|(key, _)| *key)
             .collect()
     }
@@ -330,7 +313,7 @@ impl Core {
             for number in session.expire(now) {
                 count += 1;
                 if let Some(number) = number {
-                    changes.extend(super::forget(session, number));
+                    changes.extend(forget(session, number));
                 }
             }
         }
@@ -339,124 +322,5 @@ impl Core {
 
     fn count_bytes(&mut self) {
         self.queued_bytes = self.sessions.values().map(Session::bytes).sum();
-    }
-
-    fn subscribe_one(
-        &mut self,
-        key: SessionKey,
-        filter: &Filter,
-        id: Option<u32>,
-        limits: &Limits,
-        now: Duration,
-        routed: &mut Routed,
-    ) -> SubscribeReasonCode {
-        let Ok(parsed) = topic::parse_filter(&filter.path) else {
-            return SubscribeReasonCode::TopicFilterInvalid;
-        };
-        let Some(session) = self.sessions.get_mut(&key) else {
-            return SubscribeReasonCode::Unspecified;
-        };
-        let is_new = !session.subscriptions.contains_key(&filter.path);
-        if is_new && session.subscriptions.len() >= limits.subscriptions_max {
-            return SubscribeReasonCode::QuotaExceeded;
-        }
-        let options = Options {
-            qos: filter.qos as u8,
-            no_local: filter.nolocal,
-            retain_as_published: filter.preserve_retain,
-            id,
-        };
-        session.subscriptions.insert(filter.path.clone(), options);
-        self.subscriptions.insert(parsed, key, options);
-        let wants_retained = match filter.retain_forward_rule {
-            RetainForwardRule::OnEverySubscribe => true,
-            RetainForwardRule::OnNewSubscribe => is_new,
-            RetainForwardRule::Never => false,
-        };
-        if wants_retained && parsed.share.is_none() {
-            self.send_retained(key, parsed.pattern, options, limits, now, routed);
-        }
-        SubscribeReasonCode::Success(filter.qos)
-    }
-
-    fn send_retained(
-        &mut self,
-        key: SessionKey,
-        pattern: &str,
-        options: Options,
-        limits: &Limits,
-        now: Duration,
-        routed: &mut Routed,
-    ) {
-        let messages: Vec<_> = self.retained.matching(pattern, now).collect();
-        let extra = self.retained.len();
-        for message in messages {
-            let delivery = Delivery {
-                qos: options.qos.min(message.qos),
-                retain: true,
-                subscription_ids: options.id.into_iter().collect(),
-                message,
-            };
-            self.enqueue(key, delivery, extra, limits, now, routed);
-        }
-    }
-}
-
-/// The session's record as it is now.
-fn session_change(session: &Session) -> Change {
-    let key = Key::Session(session.client_id.to_string());
-    (key.encode(), Some(record::encode_session(session)))
-}
-
-/// All of the session that lies on disk goes.
-fn forget_session(session: &Session, changes: &mut Vec<Change>) {
-    let client = session.client_id.to_string();
-    changes.push((Key::Session(client.clone()).encode(), None));
-    for id in &session.received {
-        changes.push((Key::Received(client.clone(), *id).encode(), None));
-    }
-    for (number, _, _) in session.numbered() {
-        changes.push((Key::Queued(client.clone(), number).encode(), None));
-        changes.push((Key::Released(client.clone(), number).encode(), None));
-    }
-}
-
-/// All of the session goes to disk.
-fn keep_session(session: &Session, now: Duration, changes: &mut Vec<Change>) {
-    let client = session.client_id.to_string();
-    changes.push(session_change(session));
-    for id in &session.received {
-        changes.push((
-            Key::Received(client.clone(), *id).encode(),
-            Some(Vec::new()),
-        ));
-    }
-    for (number, delivery, released) in session.numbered() {
-        let key = Key::Queued(client.clone(), number);
-        changes.push((key.encode(), Some(record::encode_delivery(delivery, now))));
-        if released {
-            let key = Key::Released(client.clone(), number);
-            changes.push((key.encode(), Some(Vec::new())));
-        }
-    }
-}
-
-/// A session that becomes persistent goes to disk whole, one that stops being so leaves it.
-fn change_expiry(
-    session: &mut Session,
-    expiry: Duration,
-    now: Duration,
-    changes: &mut Vec<Change>,
-) {
-    if session.expiry == expiry {
-        return;
-    }
-    let was_persistent = session.persistent();
-    session.expiry = expiry;
-    match (was_persistent, session.persistent()) {
-        (true, true) => changes.push(session_change(session)),
-        (false, true) => keep_session(session, now, changes),
-        (true, false) => forget_session(session, changes),
-        (false, false) => {}
     }
 }

@@ -21,9 +21,6 @@ const IN_MEMORY: &str = "/dev/shm";
 /// How long the lock of a handle that was just dropped is waited for.
 const LOCK_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// Where sled keeps the settings of a database, always the same ones here: bytes and their checksum.
-const SETTINGS: &str = "conf";
-
 /// What a database held: key and value.
 pub(super) type Found = Vec<(Vec<u8>, Vec<u8>)>;
 
@@ -198,7 +195,7 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
 /// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
 /// sync.
 fn sync_new(dir: &Path) {
-    if let Err(error) = durable::sync_file(&dir.join(SETTINGS)) {
+    if let Err(error) = durable::sync_file(&dir.join("conf")) {
         tracing::warn!(%error, "the database's settings could not be synced");
     }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {

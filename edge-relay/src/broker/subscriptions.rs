@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::topic::Filter;
 
@@ -34,6 +35,8 @@ struct Node {
 #[derive(Debug)]
 struct Group {
     name: Box<str>,
+    /// As it is subscribed to, `$share/NAME/FILTER`.
+    filter: Arc<str>,
     members: Vec<(SessionKey, Options)>,
     turn: Cell<usize>,
 }
@@ -50,8 +53,8 @@ pub struct Subscriptions {
 pub struct Matches {
     /// One entry a matching subscription.
     pub plain: Vec<(SessionKey, Options)>,
-    /// One entry a matching group: the member whose turn it is.
-    pub shared: Vec<(SessionKey, Options)>,
+    /// One entry a matching group: the member whose turn it is, and the group's `$share/NAME/FILTER`.
+    pub shared: Vec<(SessionKey, Options, Arc<str>)>,
 }
 
 impl Subscriptions {
@@ -73,7 +76,7 @@ impl Subscriptions {
         }
         let entries = match filter.share {
             None => &mut node.plain,
-            Some(name) => node.group(name),
+            Some(name) => node.group(name, filter.pattern),
         };
         if let Some(entry) = entries.iter_mut().find(|(key, _)| *key == session) {
             entry.1 = options;
@@ -106,12 +109,32 @@ impl Subscriptions {
     }
 }
 
+impl Subscriptions {
+    /// The member of a shared subscription whose turn it is; `ready` ones first.
+    pub fn member(
+        &self,
+        filter: Filter<'_>,
+        ready: impl Fn(SessionKey) -> bool,
+    ) -> Option<(SessionKey, Options)> {
+        let mut node = &self.root;
+        for level in filter.pattern.split('/') {
+            node = node.children.get(level)?;
+        }
+        let group = node
+            .shared
+            .iter()
+            .find(|g| Some(&*g.name) == filter.share)?;
+        group.next(&ready)
+    }
+}
+
 impl Node {
-    fn group(&mut self, name: &str) -> &mut Vec<(SessionKey, Options)> {
+    fn group(&mut self, name: &str, pattern: &str) -> &mut Vec<(SessionKey, Options)> {
         let at = self.shared.iter().position(|g| &*g.name == name);
         let at = at.unwrap_or_else(|| {
             self.shared.push(Group {
                 name: name.into(),
+                filter: format!("$share/{name}/{pattern}").into(),
                 members: Vec::new(),
                 turn: Cell::new(0),
             });
@@ -175,9 +198,10 @@ impl Node {
 
     fn take(&self, ready: &impl Fn(SessionKey) -> bool, found: &mut Matches) {
         found.plain.extend_from_slice(&self.plain);
-        found
-            .shared
-            .extend(self.shared.iter().filter_map(|g| g.next(ready)));
+        found.shared.extend(self.shared.iter().filter_map(|g| {
+            let (key, options) = g.next(ready)?;
+            Some((key, options, g.filter.clone()))
+        }));
     }
 }
 

@@ -1,10 +1,12 @@
-//! Wills (MQTT 5, 3.1.2.5) that wait: for their delay to pass, or since the relay stopped.
+//! Wills (MQTT 5, 3.1.2.5): of clients that are connected, and those that wait, for their delay to pass or since the
+//! relay stopped.
 //!
 //! A relay that stops in order says nothing of its meters, so their wills are not published then: each upgrade
 //! would report the whole village as gone. They are kept, and published after the restart for those who do not come
-//! back (MQTT 3.1.1, 3.1.2.5: a server that shuts down may defer wills to its restart).
+//! back (MQTT 3.1.1, 3.1.2.5: a server that shuts down may defer wills to its restart). A relay that dies does the same:
+//! a will is on disk before its client's CONNACK.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ use super::state::Change;
 pub struct Will {
     /// Who leaves it.
     pub client_id: Arc<str>,
+    /// The number of the connection that brought it; 0 after a restart.
+    pub connection: u64,
     /// Topic name.
     pub topic: Arc<str>,
     /// Byte for byte.
@@ -48,20 +52,35 @@ pub(super) struct Waiting {
     pub(super) deferred: bool,
 }
 
-/// At most one a client. All that wait are in the state database too.
+/// At most one that waits a client. All of them, and those of clients that are connected, are in the state database.
 #[derive(Debug, Default)]
 pub(super) struct Wills {
     waiting: HashMap<Arc<str>, Waiting>,
-    /// Clients with a will in the state database: it goes when the will is published or forgotten.
-    stored: HashSet<Arc<str>>,
+    /// Which connection's will is in the state database: it goes when that will is published or forgotten.
+    stored: HashMap<Arc<str>, u64>,
 }
 
 impl Wills {
+    /// Its client is connected: should the relay die, the will waits for the client after the restart, as after a
+    /// stop. Returns the change that stores it.
+    pub(super) fn connected(&mut self, will: &Will, now: Duration) -> Change {
+        let waiting = Waiting {
+            due: now.saturating_add(will.delay),
+            will: will.clone(),
+            deferred: true,
+        };
+        self.stored.insert(will.client_id.clone(), will.connection);
+        (
+            key(&will.client_id),
+            Some(record::encode_will(&waiting, now)),
+        )
+    }
+
     /// Returns the change that stores it.
     pub(super) fn wait(&mut self, waiting: Waiting, now: Duration) -> Change {
         let client = waiting.will.client_id.clone();
         let change = (key(&client), Some(record::encode_will(&waiting, now)));
-        self.stored.insert(client.clone());
+        self.stored.insert(client.clone(), waiting.will.connection);
         self.waiting.insert(client, waiting);
         change
     }
@@ -70,7 +89,7 @@ impl Wills {
     pub(super) fn restore(&mut self, mut waiting: Waiting, now: Duration) {
         waiting.due = waiting.due.max(now.saturating_add(AFTER_RESTART));
         let client = waiting.will.client_id.clone();
-        self.stored.insert(client.clone());
+        self.stored.insert(client.clone(), waiting.will.connection);
         self.waiting.insert(client, waiting);
     }
 
@@ -85,10 +104,13 @@ impl Wills {
         due.map(|(_, waiting)| waiting.will).collect()
     }
 
-    /// The change that takes a will out of the database, where it is there and no newer one waits.
-    pub(super) fn forget(&mut self, client_id: &str) -> Option<Change> {
-        let gone = !self.waiting.contains_key(client_id) && self.stored.remove(client_id);
-        gone.then(|| (key(client_id), None))
+    /// The change that takes the will of a connection out of the database, where it is still that one's.
+    pub(super) fn forget(&mut self, client_id: &str, connection: u64) -> Option<Change> {
+        if self.waiting.contains_key(client_id) || self.stored.get(client_id) != Some(&connection) {
+            return None;
+        }
+        self.stored.remove(client_id);
+        Some((key(client_id), None))
     }
 }
 

@@ -8,6 +8,8 @@
 //! behind: the old configuration in force, and the reasons in `/status` and the log.
 
 mod accepted;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod human;
 mod live;
 mod load;
@@ -60,18 +62,20 @@ pub fn load(file: &Path, environment: &Environment) -> Result<Loaded, ConfigErro
 /// No configuration is so long: a wrong file must not fill a small gateway's memory.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
-fn read_text(file: &Path) -> Result<String, ConfigError> {
+/// The text of a file that is no larger than [`FILE_BYTES_MAX`].
+fn read_small(file: &Path) -> std::io::Result<String> {
     use std::io::Read as _;
-    let read = || {
-        let mut text = String::new();
-        let opened = std::fs::File::open(file)?;
-        opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
-        if text.len() as u64 > FILE_BYTES_MAX {
-            return Err(std::io::Error::other("larger than 1 MiB"));
-        }
-        Ok(text)
-    };
-    read().map_err(|error: std::io::Error| {
+    let mut text = String::new();
+    let opened = std::fs::File::open(file)?;
+    opened.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(std::io::Error::other("larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+fn read_text(file: &Path) -> Result<String, ConfigError> {
+    read_small(file).map_err(|error| {
         let problem = Problem {
             key: String::new(),
             origin: Origin::Absent,

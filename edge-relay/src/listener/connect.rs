@@ -15,8 +15,9 @@ use tracing::Instrument;
 
 use super::codec::connect::{self, Connect, ConnectError, ConnectWill};
 use super::codec::{Version, wire, write};
-use super::connection::{Client, Connection};
+use super::connection::{Before, Client, Connection};
 use super::{Settings, Shared, wills};
+use crate::broker::exactly_once::Position;
 use crate::broker::will::Will;
 use crate::broker::{Attach, Attached};
 
@@ -122,6 +123,20 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         return refuse(stream, refusal(code, "no client id, and a session to keep")).await;
     };
     let expiry = session_expiry(&connect, &settings);
+    let size = connack(&connect, &settings, &client_id, assigned, expiry, false).len();
+    if size > packet_bytes_max(&connect) {
+        let code = ConnectReturnCode::PacketTooLarge;
+        return refuse(
+            stream,
+            refusal(code, "no CONNACK fits in its maximum packet size"),
+        )
+        .await;
+    }
+    let number = shared.connection_number();
+    let will = connect.will.clone();
+    let will = will.map(|will| make_will(will, &client_id, number));
+    let will = will.filter(|w| !w.topic.starts_with("$SYS"));
+    let (epoch, sequence) = shared.store.last();
     let attach = Attach {
         client_id: client_id.clone(),
         clean_start: connect.clean_start,
@@ -131,74 +146,100 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
             .receive_maximum
             .unwrap_or(u16::MAX)
             .min(settings.in_flight_max),
-        connection: shared.connection_number(),
+        connection: number,
+        will,
+        stored: Position { epoch, sequence },
     };
-    let connection = attach.connection;
     let Ok(attached) = shared.broker.attach(&attach) else {
         let code = ConnectReturnCode::QuotaExceeded;
         return refuse(stream, refusal(code, "sessions_max is reached")).await;
     };
     shared.stats.connects_total.one();
     Ok(let_in(
-        shared, &settings, connect, attached, client_id, assigned, connection, expiry, input,
+        shared, &settings, &connect, attached, attach, assigned, input,
     ))
 }
 
-#[allow(clippy::too_many_arguments)] // the pieces of one CONNACK, each made above
 fn let_in(
     shared: &Arc<Shared>,
     settings: &Settings,
-    connect: Connect,
+    connect: &Connect,
     mut attached: Attached,
-    client_id: Arc<str>,
+    attach: Attach,
     assigned: bool,
-    connection: u64,
-    expiry: Duration,
     input: BytesMut,
 ) -> Admitted {
     if let Some(will) = attached.will.take() {
         let shared = shared.clone();
         tokio::spawn(async move { wills::publish_all(&shared, vec![will]).await });
     }
-    let (keep_alive, server_keep_alive) = keep_alive(&connect, settings);
-    let mut output = BytesMut::with_capacity(1024);
-    let properties = ConnAckProperties {
-        session_expiry_interval: told_expiry(&connect, expiry),
-        receive_max: Some(settings.in_flight_max),
-        max_packet_size: Some(settings.packet_bytes_max),
-        assigned_client_identifier: assigned.then(|| client_id.to_string()),
-        topic_alias_max: Some(settings.topic_alias_max),
-        server_keep_alive,
-        ..ConnAckProperties::default()
-    };
-    write::connack(
-        &mut output,
-        connect.version,
+    let (keep_alive, _) = keep_alive(connect, settings);
+    let output = connack(
+        connect,
+        settings,
+        &attach.client_id,
+        assigned,
+        attach.expiry,
         attached.session_present,
-        ConnectReturnCode::Success,
-        properties,
     );
-    let will = connect.will.map(|will| make_will(will, &client_id));
     let client = Client {
         version: connect.version,
-        id: client_id,
+        id: attach.client_id,
         key: attached.key,
-        connection,
+        connection: attach.connection,
         wake: attached.wake,
         taken_over: attached.taken_over,
         keep_alive,
-        packet_bytes_max: connect
-            .properties
-            .maximum_packet_size
-            .map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX)),
-        persistent: !expiry.is_zero(),
-        will: will.filter(|w| !w.topic.starts_with("$SYS")),
+        packet_bytes_max: packet_bytes_max(connect),
+        persistent: !attach.expiry.is_zero(),
+        will: attach.will,
+        through: attached.through,
+        before: Before {
+            previous: attached.previous,
+            will_stored: attached.will_stored,
+        },
     };
     Admitted {
         client,
         input,
         output,
     }
+}
+
+/// The CONNACK of a client that is let in.
+fn connack(
+    connect: &Connect,
+    settings: &Settings,
+    client_id: &str,
+    assigned: bool,
+    expiry: Duration,
+    session_present: bool,
+) -> BytesMut {
+    let (_, server_keep_alive) = keep_alive(connect, settings);
+    let properties = ConnAckProperties {
+        session_expiry_interval: told_expiry(connect, expiry),
+        receive_max: Some(settings.in_flight_max),
+        max_packet_size: Some(settings.packet_bytes_max),
+        assigned_client_identifier: assigned.then(|| client_id.to_owned()),
+        topic_alias_max: Some(settings.topic_alias_max),
+        server_keep_alive,
+        ..ConnAckProperties::default()
+    };
+    let mut output = BytesMut::with_capacity(1024);
+    write::connack(
+        &mut output,
+        connect.version,
+        session_present,
+        ConnectReturnCode::Success,
+        properties,
+    );
+    output
+}
+
+/// The largest packet the client takes [MQTT-3.1.2-24].
+fn packet_bytes_max(connect: &Connect) -> usize {
+    let max = connect.properties.maximum_packet_size;
+    max.map_or(usize::MAX, |max| usize::try_from(max).unwrap_or(usize::MAX))
 }
 
 async fn read_connect<S: AsyncRead + Unpin>(
@@ -347,9 +388,10 @@ fn keep_alive(connect: &Connect, settings: &Settings) -> (Option<Duration>, Opti
     )
 }
 
-fn make_will(will: ConnectWill, client_id: &Arc<str>) -> Will {
+fn make_will(will: ConnectWill, client_id: &Arc<str>, connection: u64) -> Will {
     Will {
         client_id: client_id.clone(),
+        connection,
         topic: will.topic.into(),
         payload: will.payload,
         qos: will.qos,

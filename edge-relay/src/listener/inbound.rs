@@ -12,6 +12,7 @@ use super::codec::properties::Properties;
 use super::codec::write::{PUBACK, PUBREC};
 use super::codec::{Version, Violation};
 use crate::broker::Publication;
+use crate::broker::exactly_once::{Position, Unsettled};
 use crate::broker::message::Message;
 use crate::broker::topic;
 use crate::store::NewReading;
@@ -39,6 +40,8 @@ pub(super) struct Batch {
     pub(super) acks: Vec<Ack>,
     /// Readings with `QoS` 0 among them.
     pub(super) unpromised: u64,
+    /// Up to where in the store its readings are.
+    pub(super) stored: Option<Position>,
 }
 
 impl Batch {
@@ -91,11 +94,12 @@ impl Inbound {
         }
     }
 
-    /// Checks a publish and adds it to the batch.
+    /// Checks a publish and adds it to the batch. `unsettled`: the reading in the store that it may repeat.
     pub(super) fn accept(
         &mut self,
         shared: &Shared,
         publish: Publish<'_>,
+        unsettled: Option<Unsettled>,
         batch: &mut Batch,
     ) -> Result<(), Violation> {
         let mut properties = publish.properties.unwrap_or_default();
@@ -120,7 +124,12 @@ impl Inbound {
         let payload = Bytes::copy_from_slice(publish.payload);
         let expiry = properties.message_expiry_interval.take();
         let message_properties = properties.into_message();
-        if topic.forwarded {
+        let repeated = unsettled
+            .filter(|stored| stored.content == shared.store.content(&topic.name, publish.payload));
+        if let Some(stored) = repeated {
+            shared.stats.duplicates_suppressed_total.one();
+            batch.stored = Some(stored.position);
+        } else if topic.forwarded {
             let reading = NewReading {
                 topic: topic.name.clone(),
                 client_id: self.client_id.clone(),
@@ -156,6 +165,9 @@ impl Inbound {
     /// The topic that a publish names, itself or by its alias (MQTT 5, 3.3.2.3.4).
     fn topic(&mut self, named: &[u8], properties: &Properties) -> Result<KnownTopic, Violation> {
         let Some(alias) = properties.topic_alias else {
+            if named.is_empty() && self.version == Version::V5 {
+                return Err(Violation::protocol("neither a topic nor an alias"));
+            }
             return self.known(named);
         };
         if alias > self.alias_max {

@@ -11,6 +11,8 @@
 pub(crate) mod codec;
 mod connect;
 mod connection;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod inbound;
 mod place;
 mod said;
@@ -24,7 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use hub_bridge::backlog::Backlog;
 use hub_bridge::clock::Clock;
+use hub_bridge::identity::Epoch;
 use parking_lot::RwLock;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -137,9 +141,12 @@ impl Listener {
             None => None,
         };
         let for_broker = (settings.clone(), clock.clone(), stats.clone());
+        let of_store = store.clone();
         let broker = tokio::task::spawn_blocking(move || {
             let (settings, clock, stats) = for_broker;
-            Broker::open(&settings, clock, stats)
+            let epochs: Vec<Epoch> = of_store.epochs().iter().map(|e| e.epoch).collect();
+            let stored = of_store.take_exactly_once();
+            Broker::open(&settings, clock, stats, &stored, &epochs)
         })
         .await
         .map_err(|e| ListenError::Start(e.to_string()))??;

@@ -13,9 +13,9 @@ use super::Shared;
 /// Publishes them one after the other.
 pub(super) async fn publish_all(shared: &Shared, wills: Vec<Will>) {
     for will in wills {
-        let client_id = will.client_id.clone();
+        let (client_id, connection) = (will.client_id.clone(), will.connection);
         match publish(shared, will).await {
-            Ok(()) => shared.broker.forget_will(&client_id),
+            Ok(()) => shared.broker.forget_will(&client_id, connection),
             Err(error) => tracing::warn!(%client_id, %error, "a will could not be kept"),
         }
     }
@@ -44,7 +44,7 @@ async fn publish(shared: &Shared, will: Will) -> Result<(), AppendError> {
         message: Arc::new(message),
         received: None,
     };
-    if let Some(durable) = shared.broker.route(None, &[publication])
+    if let Some(durable) = shared.broker.route(None, &[publication], None)
         && !matches!(durable.await, Ok(Ok(())))
     {
         return Err(AppendError::Disk("the broker's state".to_owned()));

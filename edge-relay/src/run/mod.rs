@@ -161,6 +161,7 @@ fn make_bridge(
         clock: clock.clone(),
         drain_log: drains.clone(),
         time_floor: time_floor.clone(),
+        platform: hub_bridge::platform::Platform::default(),
     };
     let (bridge, handle) = Bridge::new(settings.bridge.clone(), parts).map_err(|problems| {
         let words: Vec<String> = problems.iter().map(ToString::to_string).collect();

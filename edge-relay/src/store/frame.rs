@@ -1,16 +1,14 @@
 //! Readings as they lie in a segment: many that were committed together share one value.
 //!
-//! The value limit is what keeps sled from moving leaves into files that it never syncs: it does so with what
-//! is over a quarter of its segment (131,052 bytes of 512 KiB), and a leaf grows to 17 values before it is split.
-//! Values of 7 KiB stay inline, of 8 KiB they do not always (measured). A reading that is larger lies in pieces,
-//! each a value of its own; together they are the frame of that one reading.
+//! The value limit is what keeps sled from moving leaves into files that it never syncs (`sled_segment.rs`). A reading
+//! that is larger lies in pieces, each a value of its own; together they are the frame of that one reading.
 //!
 //! Texts (topics, client ids) stand once a frame, stamps relative to the frame's first: a reading of
 //! 200 bytes costs about 12 bytes more.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use ahash::{AHashMap, AHashSet};
 use bytes::Bytes;
 use hub_bridge::clock::{BootId, ClockQuality, ReceivedAt, UnixMillis};
 use hub_bridge::identity::{Epoch, Sequence};
@@ -21,7 +19,7 @@ use super::NewReading;
 use super::envelope::{self, EnvelopeError, HEADER_BYTES, Kind};
 
 /// No value in a segment is longer, in bytes.
-pub(super) const VALUE_BYTES_MAX: usize = 7 * 1024;
+pub(super) const VALUE_BYTES_MAX: usize = 13 * 1024;
 
 /// The largest reading, payload, topic and properties together, in bytes.
 pub(super) const READING_BYTES_MAX: usize = envelope::BODY_BYTES_MAX - 64 * 1024;
@@ -63,6 +61,15 @@ pub(super) fn key(first: u64, piece: u32) -> [u8; 12] {
     key[..8].copy_from_slice(&first.to_be_bytes());
     key[8..].copy_from_slice(&piece.to_be_bytes());
     key
+}
+
+/// Sequence and piece of a key.
+pub(super) fn key_parts(key: [u8; 12]) -> (u64, u32) {
+    let mut both = [0; 16];
+    both[4..].copy_from_slice(&key);
+    let both = u128::from_be_bytes(both);
+    #[allow(clippy::cast_possible_truncation)] // the halves of it
+    ((both >> 32) as u64, both as u32)
 }
 
 /// Bytes that serde treats as bytes, not as a list of numbers.
@@ -183,7 +190,7 @@ pub(super) fn encode(
 
 /// How many of `readings` surely fit in one value; at least one.
 fn fitting(readings: &[Pending]) -> usize {
-    let mut texts: HashSet<&str> = HashSet::new();
+    let mut texts: AHashSet<&str> = AHashSet::new();
     let mut bytes = FRAME_OVERHEAD_BYTES;
     for (i, pending) in readings.iter().enumerate() {
         let reading = &pending.reading;
@@ -210,7 +217,7 @@ fn properties_bytes_max(properties: Option<&PublishProperties>) -> usize {
 #[derive(Default)]
 struct Table<'a> {
     texts: Vec<&'a str>,
-    places: HashMap<&'a str, u32>,
+    places: AHashMap<&'a str, u32>,
     origins: Vec<OriginV1>,
 }
 

@@ -270,8 +270,10 @@ pub(super) struct Index {
     pub(super) tail: Tail,
     /// Readings in `refused/`.
     pub(super) refused: BTreeMap<(Epoch, u64), Entry>,
-    /// Changed since the marks were written.
+    /// Changed since the marks were written, other than by readings that came.
     pub(super) dirty: bool,
+    /// Readings that came since the marks were written.
+    pub(super) grown: u64,
 }
 
 impl Index {
@@ -349,21 +351,24 @@ impl Index {
         let Some(name) = self.live.as_ref().map(|live| live.name) else {
             return;
         };
+        let count: u64 = frames
+            .iter()
+            .filter(|f| f.piece == 0)
+            .map(|f| u64::from(f.count))
+            .sum();
+        self.grown += count;
         if let Ok(epoch) = self.epoch_mut(name.epoch)
             && let Some(segment) = epoch.segments.get_mut(&name.first)
         {
             epoch.waiting_bytes -= waiting_bytes(name.first, segment);
-            for frame in frames.iter().filter(|f| f.piece == 0) {
-                segment.end += u64::from(frame.count);
-                segment.waiting += u64::from(frame.count);
-            }
+            segment.end += count;
+            segment.waiting += count;
             segment.bytes += frames.iter().map(|f| f.bytes.len() as u64).sum::<u64>();
             segment.need = Need::Waiting;
             epoch.waiting_bytes += waiting_bytes(name.first, segment);
             epoch.next = segment.end;
         }
         self.tail.push(name.epoch, frames);
-        self.dirty = true;
     }
 
     /// Moves `mark` over `ranges` of `epoch`; returns retried readings that are through now.

@@ -12,8 +12,15 @@ use super::shared::Shared;
 /// Marks are written at the latest so long after a change.
 const MARKS_WRITE_WITHIN: Duration = Duration::from_millis(50);
 
-/// Marks are synced at the latest so long after a change.
+/// Marks are synced at the latest so long after a change, and after [`MANY_READINGS`] came.
 const MARKS_SYNC_WITHIN: Duration = Duration::from_secs(1);
+
+/// Likewise where only fewer readings came: at one a second, a sync of the marks for each would wear the disk as much as
+/// the readings do. What it is for: `reached.rs`.
+const FEW_SYNC_WITHIN: Duration = Duration::from_secs(30);
+
+/// See [`FEW_SYNC_WITHIN`].
+const MANY_READINGS: u64 = 64;
 
 /// How long nothing must have come before a segment that is all confirmed is closed.
 const ROLL_IDLE: Duration = Duration::from_secs(5);
@@ -28,21 +35,14 @@ pub(super) fn run(shared: &Arc<Shared>) {
     let mut quiet_since = Instant::now();
     let mut verified = BTreeSet::new();
     loop {
-        let busy = shared.index.lock().dirty || shared.marks.lock().unsynced;
         let live_done = shared.live_is_done();
-        let patience = if busy {
-            MARKS_WRITE_WITHIN
-        } else if live_done {
-            ROLL_IDLE
-        } else {
-            IDLE
-        };
-        let (asked, closing) = wait(shared, patience);
+        let idle = if live_done { ROLL_IDLE } else { IDLE };
+        let (asked, closing) = wait(shared, patience(shared, synced.elapsed(), idle));
         if asked && !closing {
             // Let a burst of changes gather.
             std::thread::sleep(Duration::from_millis(2));
         }
-        let sync = synced.elapsed() >= MARKS_SYNC_WITHIN;
+        let sync = sync_due(shared).is_some_and(|due| synced.elapsed() >= due);
         if sync {
             synced = Instant::now();
         }
@@ -65,6 +65,27 @@ pub(super) fn run(shared: &Arc<Shared>) {
             shared.queue.roll();
         }
     }
+}
+
+/// How long after the last sync of the marks the next is due; `None` while there is nothing to sync.
+fn sync_due(shared: &Shared) -> Option<Duration> {
+    let (dirty, grown) = {
+        let index = shared.index.lock();
+        (index.dirty, index.grown)
+    };
+    if dirty || grown >= MANY_READINGS || shared.marks.lock().unsynced {
+        return Some(MARKS_SYNC_WITHIN);
+    }
+    (grown > 0).then_some(FEW_SYNC_WITHIN)
+}
+
+/// How long to wait for a call: until something is to be written or synced, at most `idle`.
+fn patience(shared: &Shared, since_sync: Duration, idle: Duration) -> Duration {
+    if shared.index.lock().dirty {
+        return MARKS_WRITE_WITHIN;
+    }
+    let left = |due: Duration| due.saturating_sub(since_sync).max(MARKS_WRITE_WITHIN);
+    sync_due(shared).map_or(idle, |due| left(due).min(idle))
 }
 
 /// In idle time: looks through one closed segment that was not looked at since the start. Damage is

@@ -35,11 +35,14 @@
 //! acknowledged (kept: the meter sends again, and the second one is marked as a repeat), and marks that are a moment
 //! old (readings are sent again under the same identities).
 
+mod ahead;
 mod backlog;
 mod carve;
 mod commit;
 mod envelope;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod health;
 mod identity;
 mod index;
@@ -58,9 +61,11 @@ mod salvage;
 mod segment;
 mod sequences;
 mod shared;
+mod sled_segment;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use ahash::RandomState;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,7 +75,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hub_bridge::backlog::Mark;
 use hub_bridge::clock::{Clock, ReceivedAt};
-use hub_bridge::identity::{Epoch, SequenceRange, VillageId};
+use hub_bridge::identity::{Epoch, Sequence, SequenceRange, VillageId};
 use hub_bridge::reading::PublishProperties;
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -147,6 +152,21 @@ pub struct Committed {
     pub range: SequenceRange,
 }
 
+/// A `QoS` 2 reading that was in the store at its start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExactlyOnce {
+    /// Who published it.
+    pub client_id: Arc<str>,
+    /// Its packet id.
+    pub packet_id: u16,
+    /// The digest of its topic and payload ([`Store::content`]).
+    pub content: u64,
+    /// Where it is.
+    pub epoch: Epoch,
+    /// Where in the epoch.
+    pub sequence: Sequence,
+}
+
 /// Why readings were not kept. Nothing of it may be acknowledged.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
@@ -170,6 +190,9 @@ pub struct Store {
 /// The threads and what ends with them.
 struct Threads {
     shared: Arc<Shared>,
+    /// Keyed anew in each process, as that of [`repeat::Recent`].
+    hasher: RandomState,
+    exactly_once: Mutex<Vec<ExactlyOnce>>,
     queue_room: Arc<Semaphore>,
     queue_bytes_max: u32,
     running: Mutex<Option<Running>>,
@@ -209,6 +232,7 @@ impl Store {
         medium: Box<dyn Medium>,
     ) -> Result<(Self, OpenReport), OpenError> {
         let opened = open::open(settings, clock)?;
+        let hasher = opened.recent.hasher();
         let committer = Committer::new(opened.shared.clone(), medium, opened.recent);
         let keeper_shared = opened.shared.clone();
         let spawn_error = |source| OpenError::Io {
@@ -229,6 +253,8 @@ impl Store {
             .max(1);
         let threads = Threads {
             shared: opened.shared,
+            hasher,
+            exactly_once: Mutex::new(opened.exactly_once),
             queue_room: Arc::new(Semaphore::new(queue_bytes_max as usize)),
             queue_bytes_max,
             running: Mutex::new(Some(Running {
@@ -293,6 +319,23 @@ impl Store {
         }
         shared.assess();
         shared.wake_keeper();
+    }
+
+    /// The `QoS` 2 readings among the last ones that were stored before this start, in their order. Once.
+    pub fn take_exactly_once(&self) -> Vec<ExactlyOnce> {
+        std::mem::take(&mut self.threads.exactly_once.lock())
+    }
+
+    /// The digest of a topic and a payload, in this process.
+    pub fn content(&self, topic: &str, payload: &[u8]) -> u64 {
+        self.threads.hasher.hash_one((topic, payload))
+    }
+
+    /// The last reading that was committed: the current epoch, and its sequence (0: none yet).
+    pub fn last(&self) -> (Epoch, u64) {
+        let index = self.shared().index.lock();
+        let last = index.epochs.last();
+        last.map_or((Epoch(0), 0), |e| (e.epoch, e.next.saturating_sub(1)))
     }
 
     /// Whether readings are taken, to watch.

@@ -15,7 +15,6 @@ use hub_bridge::clock::Clock;
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use parking_lot::{Condvar, Mutex, RwLock};
 
-use super::Settings;
 use super::health::Health;
 use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
@@ -23,13 +22,15 @@ use super::lock::DirLock;
 use super::marks::{self, MarksFile, MarksV1};
 use super::quarantine;
 use super::queue::Queue;
-use super::reached::Reached;
+use super::reached::{Reached, Said};
 use super::reader::{Reader, SegmentFile};
 use super::refused::{Refused, RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
-use super::segment::{self, Meta, SegmentName};
+use super::segment::{Meta, SegmentName};
 use super::shared::{KeeperState, Marks, Shared};
-use crate::durable::DurableError;
+use super::sled_segment;
+use super::{ExactlyOnce, Settings};
+use crate::durable::{self, DurableError};
 
 /// Why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,7 @@ pub struct OpenReport {
 pub(super) struct Opened {
     pub(super) shared: Arc<Shared>,
     pub(super) recent: Recent,
+    pub(super) exactly_once: Vec<ExactlyOnce>,
     pub(super) lock: DirLock,
     pub(super) report: OpenReport,
 }
@@ -101,12 +103,13 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         data_dir: data_dir.clone(),
         backlog_dir: backlog_dir.clone(),
         report: OpenReport::default(),
+        acknowledged_below: None,
     };
     let (marks_file, marks) = MarksFile::open(&data_dir);
     let refused_dir = RefusedDir::open(&data_dir);
-    let (reached_file, reached) = Reached::open(&data_dir);
+    let (reached_file, reached) = Reached::open(&data_dir, clock.boot());
     let (index, identity) = opening.index(marks, reached, &refused_dir);
-    let recent = opening.recent(&index);
+    let (recent, exactly_once) = opening.recent(&index);
     let mut report = opening.report;
     report.waiting_readings = index.waiting(settings.confirm).0;
     report.lost = lost(&index);
@@ -146,6 +149,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     Ok(Opened {
         shared,
         recent,
+        exactly_once,
         lock,
         report,
     })
@@ -165,8 +169,11 @@ fn make_dir(dir: &Path) -> Result<(), OpenError> {
 }
 
 fn check_durable(data_dir: &Path) -> Result<(), OpenError> {
-    match segment::self_check(&data_dir.join("probe")) {
-        Ok(()) => Ok(()),
+    match sled_segment::self_check(&data_dir.join("probe")) {
+        Ok(()) => {
+            durable::rest_surplus_threads(&data_dir.join("probe"));
+            Ok(())
+        }
         Err(DurableError::NotSynced) => Err(OpenError::NotDurable),
         Err(error) => {
             // A full disk at start: each commit proves its sync anyway.
@@ -182,13 +189,15 @@ pub(super) struct Opening<'a> {
     pub(super) data_dir: PathBuf,
     pub(super) backlog_dir: PathBuf,
     pub(super) report: OpenReport,
+    /// Of the epoch that is being looked at: what lies from here on was surely never acknowledged, where that is known.
+    pub(super) acknowledged_below: Option<u64>,
 }
 
 impl Opening<'_> {
     fn index(
         &mut self,
         marks: marks::Found,
-        reached: Option<(Epoch, u64)>,
+        reached: Option<Said>,
         refused_dir: &RefusedDir,
     ) -> (Index, Identity) {
         let (found_identity, identity_lost) = match Identity::read(&self.data_dir) {
@@ -217,9 +226,11 @@ impl Opening<'_> {
             let own = names.get(&record.epoch).cloned().unwrap_or_default();
             let own_marks = marks.epochs.iter().find(|m| m.epoch == record.epoch.0);
             let mut own_marks = own_marks.cloned().unwrap_or_default();
-            if let Some((_, next)) = reached.filter(|(e, _)| *e == record.epoch) {
-                own_marks.next = own_marks.next.max(next);
+            let own_reached = reached.filter(|said| said.epoch == record.epoch);
+            if let Some(said) = own_reached {
+                own_marks.next = own_marks.next.max(said.next);
             }
+            self.acknowledged_below = own_reached.filter(|said| said.exact).map(|said| said.next);
             let retried: Vec<u64> = refused
                 .iter()
                 .filter(|r| r.retried && r.epoch == record.epoch.0)
@@ -415,12 +426,17 @@ impl Opening<'_> {
         }
     }
 
-    /// The last readings of the current epoch, to find repeats of them.
-    fn recent(&self, index: &Index) -> Recent {
+    /// The last readings, to find repeats of them: in the current epoch those with any packet id, and of the last
+    /// epoch with readings those with `QoS` 2.
+    fn recent(&self, index: &Index) -> (Recent, Vec<ExactlyOnce>) {
         let mut recent = Recent::default();
-        let Some(epoch) = index.epochs.last() else {
-            return recent;
+        let mut exactly_once = Vec::new();
+        let with_readings = |e: &&EpochIndex| !e.segments.is_empty();
+        let Some(epoch) = index.epochs.iter().rev().find(with_readings) else {
+            return (recent, exactly_once);
         };
+        let is_current = index.epochs.last().is_some_and(|e| e.epoch == epoch.epoch);
+        let hasher = recent.hasher();
         let from = epoch.next.saturating_sub(REMEMBERED as u64);
         let last_two = epoch.segments.iter().rev().take(2).collect::<Vec<_>>();
         for (first, segment) in last_two.into_iter().rev() {
@@ -432,8 +448,21 @@ impl Opening<'_> {
             let Ok(file) = SegmentFile::open(&dir, name, segment.end, epoch.salt) else {
                 continue;
             };
-            file.for_each_from(from, |reading| recent.remember(reading));
+            file.for_each_from(from, |reading| {
+                if is_current {
+                    recent.remember(reading);
+                }
+                if reading.qos == 2 && reading.packet_id != 0 {
+                    exactly_once.push(ExactlyOnce {
+                        client_id: reading.client_id.clone(),
+                        packet_id: reading.packet_id,
+                        content: hasher.hash_one((&*reading.topic, &*reading.payload)),
+                        epoch: epoch.epoch,
+                        sequence: reading.sequence,
+                    });
+                }
+            });
         }
-        recent
+        (recent, exactly_once)
     }
 }

@@ -3,8 +3,9 @@
 //! Bounded: about a megabyte for the last 16,384 readings.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasherDefault, Hasher};
 
+use ahash::RandomState;
 use hub_bridge::identity::Sequence;
 
 use super::NewReading;
@@ -17,11 +18,36 @@ pub(super) const REMEMBERED: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     hasher: RandomState,
-    sequences: HashMap<u64, u64>,
+    sequences: HashMap<u64, u64, BuildHasherDefault<Digested>>,
     order: VecDeque<(u64, u64)>,
 }
 
+/// The hash of a digest is the digest.
+#[derive(Debug, Default)]
+struct Digested(u64);
+
+impl Hasher for Digested {
+    fn write_u64(&mut self, digest: u64) {
+        self.0 = digest;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = bytes
+            .iter()
+            .fold(self.0, |hash, b| hash.rotate_left(8) ^ u64::from(*b));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 impl Recent {
+    /// The hash of this process.
+    pub(super) fn hasher(&self) -> RandomState {
+        self.hasher.clone()
+    }
+
     fn digest(&self, client: &str, packet_id: u16, topic: &str, payload: &[u8]) -> u64 {
         self.hasher.hash_one((client, packet_id, topic, payload))
     }

@@ -7,8 +7,7 @@
 
 use std::fs;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use hub_bridge::identity::{Epoch, VillageId};
@@ -16,15 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::carve::{Carved, Indexed};
 use super::envelope::{self, Kind};
-use super::frame::{self, Frame};
+use super::frame::Frame;
+use super::sled_segment::SledSegment;
 use crate::durable::{self, DurableError};
-
-/// sled's own segment size: with values up to [`frame::VALUE_BYTES_MAX`], nothing leaves the log for an
-/// unsynced file (measured).
-const SLED_SEGMENT_BYTES: usize = 512 * 1024;
-
-/// sled's page cache, in bytes: only the right-most leaf is ever used again.
-const SLED_CACHE_BYTES: u64 = 1024 * 1024;
 
 /// Which segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -64,7 +57,8 @@ pub(super) struct Meta {
 }
 
 impl Meta {
-    const FILE: &str = "meta";
+    /// Its name.
+    pub(super) const FILE: &str = "meta";
 
     /// Reads it from a segment's directory.
     pub(super) fn read(dir: &Path) -> Option<Self> {
@@ -119,7 +113,20 @@ impl Sidecar {
     pub(super) fn read(dir: &Path, name: SegmentName, salt: u32) -> Option<Self> {
         let bytes = fs::read(dir.join(Self::FILE)).ok()?;
         let sidecar: Self = envelope::open(Kind::Sidecar, salt, &bytes).ok()?;
-        (sidecar.epoch == name.epoch.0 && sidecar.first == name.first).then_some(sidecar)
+        let right = sidecar.epoch == name.epoch.0 && sidecar.first == name.first;
+        (right && sidecar.is_consistent()).then_some(sidecar)
+    }
+
+    /// Whether its frames follow each other within `first..end`: a sound checksum says that it was written so, not
+    /// that what wrote it was right. What is not consistent is read from the file again.
+    fn is_consistent(&self) -> bool {
+        let mut at = self.first;
+        let in_order = self.frames.iter().all(|frame| {
+            let follows = frame.first >= at && frame.count > 0;
+            at = frame.end();
+            follows
+        });
+        in_order && at <= self.end
     }
 
     /// Writes it, durably.
@@ -165,131 +172,4 @@ impl Medium for Disk {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         durable::free_bytes(dir)
     }
-}
-
-/// A segment in sled.
-struct SledSegment {
-    /// There until the drop.
-    db: Option<sled::Db>,
-    blobs: PathBuf,
-}
-
-impl Drop for SledSegment {
-    fn drop(&mut self) {
-        // sled writes when it is dropped, and may panic over a disk that fails.
-        let db = self.db.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(db)));
-    }
-}
-
-impl SledSegment {
-    fn create(dir: &Path, meta: &Meta) -> Result<Self, DurableError> {
-        fs::create_dir(dir).map_err(DurableError::io(dir))?;
-        let text = serde_json::to_vec(meta)
-            .map_err(|e| DurableError::io(dir)(io::Error::other(e.to_string())))?;
-        durable::write_atomic(&dir.join(Meta::FILE), &text)?;
-        let syncs = durable::syncs_total();
-        let db = sled_call(|| open_sled(dir))?;
-        sled_call(|| db.insert([0_u8], b"segment"))?;
-        let segment = Self {
-            db: Some(db),
-            blobs: dir.join("blobs"),
-        };
-        segment.flush(syncs)?;
-        for file in ["db", "conf"] {
-            durable::sync_file(&dir.join(file))?;
-        }
-        durable::sync_dir(&segment.blobs)?;
-        durable::sync_dir(dir)?;
-        if let Some(parent) = dir.parent() {
-            durable::sync_dir(parent)?;
-        }
-        Ok(segment)
-    }
-
-    fn db(&self) -> Result<&sled::Db, DurableError> {
-        self.db.as_ref().ok_or_else(panicked)
-    }
-
-    fn flush(&self, syncs_before: u64) -> Result<(), DurableError> {
-        let db = self.db()?;
-        catch_unwind(AssertUnwindSafe(|| durable::flush(db, Some(syncs_before))))
-            .unwrap_or_else(|_| Err(panicked()))?;
-        let mut blobs = fs::read_dir(&self.blobs).map_err(DurableError::io(&self.blobs))?;
-        match blobs.next() {
-            None => Ok(()),
-            Some(_) => Err(DurableError::Blobs(self.blobs.clone())),
-        }
-    }
-}
-
-/// Opens a new sled database in `dir` with the settings that keep every value in its log.
-pub(super) fn open_sled(dir: &Path) -> sled::Result<sled::Db> {
-    sled::Config::new()
-        .path(dir)
-        .mode(sled::Mode::HighThroughput)
-        .cache_capacity(SLED_CACHE_BYTES)
-        .segment_size(SLED_SEGMENT_BYTES)
-        .use_compression(false)
-        .flush_every_ms(None)
-        .open()
-}
-
-fn panicked() -> DurableError {
-    DurableError::Flush(sled::Error::ReportableBug("sled panicked".to_owned()))
-}
-
-fn sled_call<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, DurableError> {
-    catch_unwind(AssertUnwindSafe(call))
-        .map_err(|_| panicked())?
-        .map_err(DurableError::Flush)
-}
-
-impl LiveSegment for SledSegment {
-    fn commit(&self, frames: &[Frame]) -> Result<(), DurableError> {
-        let syncs = durable::syncs_total();
-        let mut batch = sled::Batch::default();
-        for frame in frames {
-            batch.insert(&frame::key(frame.first, frame.piece), &*frame.bytes);
-        }
-        let db = self.db()?;
-        sled_call(|| db.apply_batch(batch))?;
-        self.flush(syncs)
-    }
-
-    fn values(&self, sequence: u64) -> Result<Vec<Bytes>, DurableError> {
-        let highest = frame::key(sequence, u32::MAX);
-        let db = self.db()?;
-        let found = sled_call(|| db.range(..=&highest[..]).next_back().transpose())?;
-        let Some((key, value)) = found.filter(|(key, _)| key.len() == highest.len()) else {
-            return Ok(Vec::new());
-        };
-        let last_piece = key.get(8..).is_some_and(|piece| piece != [0; 4]);
-        if !last_piece {
-            return Ok(vec![Bytes::copy_from_slice(&value)]);
-        }
-        sled_call(|| {
-            db.scan_prefix(key.get(..8).unwrap_or_default())
-                .map(|found| found.map(|(_, value)| Bytes::copy_from_slice(&value)))
-                .collect()
-        })
-    }
-}
-
-/// Whether a flush of sled reaches the disk in this program: makes a small database in `dir`, flushes it
-/// and takes it away again.
-///
-/// # Errors
-/// [`DurableError::NotSynced`] where it does not; others where the disk does not take it.
-pub(super) fn self_check(dir: &Path) -> Result<(), DurableError> {
-    let _ = fs::remove_dir_all(dir);
-    let syncs = durable::syncs_total();
-    let result = sled_call(|| {
-        let db = open_sled(dir)?;
-        db.insert(b"probe", b"probe")?;
-        Ok(db)
-    })
-    .and_then(|db| durable::flush(&db, Some(syncs)));
-    let _ = fs::remove_dir_all(dir);
-    result
 }

@@ -143,8 +143,12 @@ impl Shared {
         let mut marks = self.marks.lock();
         let content = {
             let mut index = self.index.lock();
-            let content = (index.dirty || clean).then(|| index.to_marks());
-            index.dirty = false;
+            // That readings came is written when it is to be synced: after a kill `reached` knows it better.
+            let wanted = index.dirty || clean || (sync && index.grown > 0);
+            let content = wanted.then(|| index.to_marks());
+            if wanted {
+                (index.dirty, index.grown) = (false, 0);
+            }
             content
         };
         let result = (|| {

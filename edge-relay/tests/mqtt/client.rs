@@ -28,6 +28,36 @@ pub(crate) struct Published {
     pub(crate) payload: Vec<u8>,
 }
 
+impl Published {
+    pub(crate) fn of((first, body): &Packet, v5: bool) -> Self {
+        assert_eq!(first >> 4, 3, "{first:#x} {body:?}");
+        let qos = (first >> 1) & 3;
+        let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
+        let topic = String::from_utf8(body[2..2 + length].to_vec()).unwrap();
+        let mut rest = &body[2 + length..];
+        let mut id = 0;
+        if qos > 0 {
+            id = u16::from_be_bytes([rest[0], rest[1]]);
+            rest = &rest[2..];
+        }
+        let mut properties = Vec::new();
+        if v5 {
+            let length = usize::from(rest[0]);
+            properties = rest[1..=length].to_vec();
+            rest = &rest[1 + length..];
+        }
+        Self {
+            dup: first & 8 != 0,
+            qos,
+            retain: first & 1 != 0,
+            topic,
+            id,
+            properties,
+            payload: rest.to_vec(),
+        }
+    }
+}
+
 pub(crate) fn text(text: &str) -> Vec<u8> {
     let mut bytes = (text.len() as u16).to_be_bytes().to_vec();
     bytes.extend(text.as_bytes());
@@ -246,31 +276,19 @@ impl Client {
 
     /// The next packet, a PUBLISH.
     pub(crate) async fn published(&mut self) -> Published {
-        let (first, body) = self.packet().await;
-        assert_eq!(first >> 4, 3, "{first:#x} {body:?}");
-        let qos = (first >> 1) & 3;
-        let length = usize::from(u16::from_be_bytes([body[0], body[1]]));
-        let topic = String::from_utf8(body[2..2 + length].to_vec()).unwrap();
-        let mut rest = &body[2 + length..];
-        let mut id = 0;
-        if qos > 0 {
-            id = u16::from_be_bytes([rest[0], rest[1]]);
-            rest = &rest[2..];
-        }
-        let mut properties = Vec::new();
-        if self.v5 {
-            let length = usize::from(rest[0]);
-            properties = rest[1..=length].to_vec();
-            rest = &rest[1 + length..];
-        }
-        Published {
-            dup: first & 8 != 0,
-            qos,
-            retain: first & 1 != 0,
-            topic,
-            id,
-            properties,
-            payload: rest.to_vec(),
+        let packet = self.packet().await;
+        Published::of(&packet, self.v5)
+    }
+
+    /// Nothing comes but packets that begin with `first`.
+    pub(crate) async fn quiet_but(&mut self, first: u8) {
+        self.send(&[0xC0, 0]).await;
+        loop {
+            match self.packet().await {
+                (0xD0, _) => return,
+                (found, _) if found == first || found >> 4 == 3 => {}
+                other => panic!("{other:?} came"),
+            }
         }
     }
 

@@ -66,7 +66,7 @@ async fn packets_that_break_the_rules_close_the_connection_with_their_reason() {
         (vec![0x36, 6, 0, 1, b't', 0, 1, 0], 0x81),
         (vec![0x32, 6, 0, 1, b't', 0, 0, 0], 0x81),
         (vec![0x30, 4, 0, 1, b'#', 0], 0x90),
-        (vec![0x30, 3, 0, 0, 0], 0x90),
+        (vec![0x30, 3, 0, 0, 0], 0x82),
         (vec![0x30, 5, 0, 2, b't', 0, 0], 0x90),
         (not_utf8, 0x81),
         (vec![0x82, 3, 0, 1, 0], 0x82),
@@ -173,4 +173,83 @@ async fn connect_and_reset_with_one_id_does_not_hurt() {
         }
     }
     panic!("the id is of no use any more");
+}
+
+#[tokio::test]
+async fn what_breaks_the_rules_of_3_1_1_closes_the_connection() {
+    let relay = Relay::start().await;
+    let filter = |first: u8, id: u8, filter: &[u8], rest: &[u8]| {
+        let length = [0, filter.len() as u8];
+        packet(first, &[&[0, id], &length[..], filter, rest].concat())
+    };
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (connect(4, 2, 0, &[], "x", &[]), "a second CONNECT"),
+        (vec![0x20, 2, 0, 0], "CONNACK"),
+        (vec![0x90, 3, 0, 1, 0], "SUBACK"),
+        (vec![0xB0, 2, 0, 1], "UNSUBACK"),
+        (vec![0xD0, 0], "PINGRESP"),
+        (vec![0x00, 0], "type 0"),
+        (vec![0xF0, 0], "type 15"),
+        (vec![0x36, 5, 0, 1, b't', 0, 1], "QoS 3"),
+        (vec![0x38, 3, 0, 1, b't'], "DUP with QoS 0"),
+        (vec![0x32, 5, 0, 1, b't', 0, 0], "packet id 0"),
+        (vec![0x30, 3, 0, 1, b'+'], "a wildcard in a topic"),
+        (vec![0x30, 2, 0, 0], "an empty topic"),
+        (vec![0x30, 4, 0, 2, b't', 0], "NUL in a topic"),
+        (vec![0x30, 4, 0, 2, 0xC3, 0x28], "a topic that is not UTF-8"),
+        (
+            vec![0x30, 5, 0, 3, 0xED, 0xA0, 0x80],
+            "a surrogate in a topic",
+        ),
+        (vec![0x30, 1, 0], "no topic"),
+        (vec![0x60, 2, 0, 1], "PUBREL without its flag"),
+        (vec![0x42, 2, 0, 1], "PUBACK with flags"),
+        (filter(0x80, 1, b"t", &[0]), "SUBSCRIBE without its flag"),
+        (filter(0x82, 0, b"t", &[0]), "SUBSCRIBE with packet id 0"),
+        (filter(0x82, 1, b"t", &[3]), "SUBSCRIBE with QoS 3"),
+        (filter(0x82, 1, b"t", &[4]), "SUBSCRIBE with a reserved bit"),
+        (
+            filter(0x82, 1, b"\xC3\x28", &[0]),
+            "a filter that is not UTF-8",
+        ),
+        (vec![0x82, 2, 0, 1], "SUBSCRIBE without a filter"),
+        (filter(0xA0, 1, b"t", &[]), "UNSUBSCRIBE without its flag"),
+        (
+            filter(0xA2, 1, b"\xFF", &[]),
+            "UNSUBSCRIBE of what is not UTF-8",
+        ),
+        (vec![0xA2, 2, 0, 1], "UNSUBSCRIBE without a filter"),
+        (vec![0xC1, 0], "PINGREQ with flags"),
+        (vec![0xE1, 0], "DISCONNECT with flags"),
+    ];
+    for (bytes, what) in cases {
+        let before = relay.stats.protocol_errors_total.get();
+        let mut old = relay.v4("hostile").await;
+        old.send(&bytes).await;
+        old.closed(0).await;
+        let errors = relay.stats.protocol_errors_total.get();
+        assert_eq!(errors, before + 1, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn what_breaks_the_rules_of_subscribe_and_disconnect_in_5_closes_the_connection() {
+    let relay = Relay::start().await;
+    for (bytes, reason) in [
+        (packet(0x82, &[0, 1, 0, 0, 1, b't', 0x40]), 0x81),
+        (packet(0x82, &[0, 1, 0, 0, 1, b't', 0x30]), 0x82),
+        (packet(0x82, &[0, 1, 0, 0, 1, b't', 0x03]), 0x81),
+        (packet(0x82, &[0, 1, 2, 11, 0, 0, 1, b't', 0]), 0x82),
+        (packet(0x82, &[0, 1, 0, 0, 1, 0xFF, 0]), 0x81),
+        (packet(0xA0, &[0, 1, 0, 0, 1, b't']), 0x81),
+        (packet(0xA2, &[0, 1, 0]), 0x82),
+        (packet(0xA2, &[0, 1, 0, 0, 1, 0xFF]), 0x81),
+        (packet(0x60, &[0, 1]), 0x81),
+        (packet(0xE1, &[]), 0x81),
+        (vec![0xC0, 0x80, 0x00], 0x81),
+    ] {
+        let mut client = relay.v5("hostile").await;
+        client.send(&bytes).await;
+        client.closed(reason).await;
+    }
 }

@@ -10,6 +10,8 @@
 #![allow(clippy::cast_possible_truncation, clippy::cast_possible_wrap)]
 
 mod client;
+mod connecting;
+mod flow;
 mod hostile;
 mod limits;
 mod promises;
@@ -19,5 +21,7 @@ mod relay;
 mod retained;
 mod security;
 mod sessions;
+mod sharing;
 mod subscribe;
+mod table;
 mod wills;

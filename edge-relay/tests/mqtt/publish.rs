@@ -1,6 +1,6 @@
 //! PUBLISH in, PUBLISH out.
 
-use crate::client::Client;
+use crate::client::{Client, expiry, text};
 use crate::relay::Relay;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,4 +165,195 @@ async fn what_goes_to_sys_is_refused() {
     meter.publish(2, "$SYS/x", 1, b"x").await;
     assert_eq!(meter.packet().await, (0x40, vec![0, 1, 0x87]));
     reader.quiet().await;
+}
+
+/// Payload format, content type, response topic, correlation data, and user properties with a name twice.
+fn all_properties() -> Vec<u8> {
+    let pair = |k: &str, v: &str| [vec![38], text(k), text(v)].concat();
+    [
+        vec![1, 1, 3],
+        text("application/json"),
+        vec![8],
+        text("réponse/1"),
+        vec![9, 0, 3, 0, 255, 7],
+        pair("z", "1"),
+        pair("a", ""),
+        pair("z", "0"),
+    ]
+    .concat()
+}
+
+#[tokio::test]
+async fn properties_arrive_unaltered_and_in_order_also_from_the_disk() {
+    let relay = Relay::start().await;
+    let (mut absent, _) = Client::v5(relay.addr, "absent", true, &expiry(1000)).await;
+    absent.subscribe(&[("a", 1)]).await;
+    absent.disconnect().await;
+    let mut live = relay.v5("live").await;
+    live.subscribe(&[("a", 0)]).await;
+    let mut meter = relay.v5("meter").await;
+    let properties = all_properties();
+    let bytes = meter.publish_with(3, "a", 1, &properties, "é".as_bytes());
+    meter.send(&bytes).await;
+    meter.expect_ack(0x40, 1).await;
+    assert_eq!(live.published().await.properties, properties);
+    let dir = relay.stop().await;
+    let relay = Relay::start_in(dir, u64::MAX / 2, |_| {}).await;
+    let (mut absent, _) = Client::v5(relay.addr, "absent", false, &expiry(1000)).await;
+    let mut late = relay.v5("late").await;
+    late.subscribe_with(&[("a", 0)], &[11, 5]).await;
+    let (queued, retained) = (absent.published().await, late.published().await);
+    assert_eq!(
+        (queued.properties, queued.retain),
+        (properties.clone(), false)
+    );
+    let with_id = [properties, vec![11, 5]].concat();
+    assert_eq!((retained.properties, retained.retain), (with_id, true));
+    assert_eq!(retained.payload, "é".as_bytes());
+}
+
+#[tokio::test]
+async fn aliases_hold_for_their_connection_and_up_to_the_maximum() {
+    let relay = Relay::start().await;
+    let (mut reader, _) = Client::v5(relay.addr, "reader", true, &[34, 0, 10]).await;
+    reader.subscribe(&[("#", 0)]).await;
+    let mut meter = relay.v5("meter").await;
+    for alias in [1, 32] {
+        for (named, expected) in [("t/1", "t/1"), ("", "t/1"), ("t/2", "t/2"), ("", "t/2")] {
+            let bytes = meter.publish_with(0, named, 0, &[35, 0, alias], b"x");
+            meter.send(&bytes).await;
+            let got = reader.published().await;
+            assert_eq!(
+                (got.topic.as_str(), got.properties),
+                (expected, vec![]),
+                "no alias from us"
+            );
+        }
+    }
+    let mut meter = relay.v5("meter").await;
+    let bytes = meter.publish_with(0, "", 0, &[35, 0, 1], b"of another connection");
+    meter.send(&bytes).await;
+    meter.closed(0x82).await;
+    for alias in [0, 33] {
+        let mut meter = relay.v5("meter").await;
+        let bytes = meter.publish_with(0, "t", 0, &[35, 0, alias], b"x");
+        meter.send(&bytes).await;
+        meter.closed(0x94).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_publish_may_not_have_closes_its_connection() {
+    let relay = Relay::start().await;
+    for (properties, reason) in [
+        (vec![11, 5], 0x81),
+        ([vec![8], text("a/#")].concat(), 0x82),
+        (vec![8, 0, 1, 0xFF], 0x81),
+        (vec![3, 0, 1, 0xFF], 0x81),
+        (vec![1, 2], 0x82),
+        (vec![38, 0, 1, b'a', 0, 1, 0xFF], 0x81),
+        (vec![2, 0, 0, 0, 1, 2, 0, 0, 0, 1], 0x82),
+        (vec![17, 0, 0, 0, 1], 0x81),
+    ] {
+        let mut meter = relay.v5("meter").await;
+        let bytes = meter.publish_with(2, "meters/1", 1, &properties, b"x");
+        meter.send(&bytes).await;
+        meter.closed(reason).await;
+    }
+    assert_eq!(relay.readings(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_topic_and_qos_keeps_its_order_also_over_reconnects() {
+    let relay = Relay::start().await;
+    let (mut reader, _) = Client::v4(relay.addr, "reader", false).await;
+    reader.subscribe(&[("#", 2)]).await;
+    let mut meter = relay.v4("meter").await;
+    let mut bytes = Vec::new();
+    for id in 1..=120u16 {
+        let topic = ["meters/a", "local/a", "meters/b"][usize::from(id % 3)];
+        let qos = 1 + (id / 3 % 2) as u8;
+        bytes.extend(meter.publish_bytes(qos << 1, topic, id, &id.to_be_bytes()));
+    }
+    meter.send(&bytes).await;
+    for _ in 1..=120 {
+        meter.packet().await;
+    }
+    let mut last = std::collections::HashMap::new();
+    let mut seen = std::collections::HashSet::new();
+    while seen.len() < 120 {
+        // Some of a connection is acknowledged, then it breaks.
+        let mut at = 0;
+        while at < 30 && seen.len() < 120 {
+            let packet = reader.packet().await;
+            if packet.0 == 0x62 {
+                reader
+                    .ack(0x70, u16::from_be_bytes([packet.1[0], packet.1[1]]))
+                    .await;
+                continue;
+            }
+            let got = crate::client::Published::of(&packet, false);
+            let number = u16::from_be_bytes([got.payload[0], got.payload[1]]);
+            if seen.insert(number) {
+                let before = last.insert((got.topic, got.qos), number).unwrap_or(0);
+                assert!(before < number, "{number} after {before}");
+            } else {
+                assert!(got.dup);
+            }
+            at += 1;
+            if at <= 20 {
+                reader
+                    .ack(if got.qos == 1 { 0x40 } else { 0x50 }, got.id)
+                    .await;
+            }
+        }
+        reader.quiet_but(0x62).await;
+        reader.vanish();
+        (reader, _) = Client::v4(relay.addr, "reader", false).await;
+    }
+}
+
+#[tokio::test]
+async fn dup_is_not_passed_on_and_an_acknowledged_id_is_free() {
+    let relay = Relay::start().await;
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("meters/1", 1)]).await;
+    let mut meter = relay.v4("meter").await;
+    for flags in [8, 8, 0] {
+        meter.publish_acked(flags, "meters/1", 1, b"x").await;
+        let got = reader.published().await;
+        assert!(!got.dup);
+        reader.ack(0x40, got.id).await;
+    }
+    assert_eq!(relay.readings().len(), 3);
+}
+
+#[tokio::test]
+async fn topics_are_taken_as_they_are_byte_for_byte() {
+    let relay = Relay::start().await;
+    let long = "é".repeat(32_767);
+    let topics = [
+        "\u{feff}",
+        "\u{feff}a",
+        "é",
+        "e\u{301}",
+        "A",
+        "a",
+        "a/",
+        "/a",
+        "a//b",
+        " ",
+        "电表/1",
+        long.as_str(),
+    ];
+    let mut meter = relay.v4("meter").await;
+    for (at, topic) in topics.iter().enumerate() {
+        let mut reader = relay.v4(&format!("reader-{at}")).await;
+        assert_eq!(reader.subscribe(&[(topic, 1)]).await, [1]);
+        for (id, other) in (1..).zip(topics) {
+            meter.publish_acked(0, other, id, b"x").await;
+        }
+        assert_eq!(reader.published().await.topic, *topic);
+        reader.quiet().await;
+    }
 }

@@ -164,6 +164,13 @@ impl Relay {
         found
     }
 
+    /// What a kill at this moment would leave on the disk. Nothing may be on its way to it.
+    pub(crate) fn as_killed(&self) -> Arc<TempDir> {
+        let copy = tempfile::tempdir().unwrap();
+        copy_dir(self.dir.path(), copy.path());
+        Arc::new(copy)
+    }
+
     pub(crate) fn begin_stop(&self) {
         self.shutdown.cancel();
     }
@@ -176,6 +183,19 @@ impl Relay {
             .await
             .unwrap();
         self.dir
+    }
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
     }
 }
 

@@ -79,3 +79,44 @@ async fn retained_messages_expire_and_are_bounded() {
     assert_eq!(reader.published().await.topic, "b");
     reader.quiet().await;
 }
+
+#[tokio::test]
+async fn the_last_one_counts_whatever_its_qos_and_goes_out_with_the_lower_one() {
+    let relay = Relay::start().await;
+    let (mut meter, _) = Client::v4(relay.addr, "meter", false).await;
+    meter.publish(5, "a", 1, b"two").await;
+    meter.expect_ack(0x50, 1).await;
+    for granted in 0..=2 {
+        let mut reader = relay.v4(&format!("r{granted}")).await;
+        reader.subscribe(&[("a", granted)]).await;
+        let got = reader.published().await;
+        assert_eq!((got.qos, got.retain, got.dup), (granted, true, false));
+    }
+    meter.publish(1, "a", 0, b"zero").await;
+    meter.quiet().await;
+    // It belongs to the topic, not to the session that left it.
+    meter.disconnect().await;
+    relay.v4("meter").await.disconnect().await;
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("a", 2)]).await;
+    let got = reader.published().await;
+    assert_eq!((got.qos, got.payload), (0, b"zero".to_vec()));
+    reader.quiet().await;
+}
+
+#[tokio::test]
+async fn one_that_does_not_fit_does_not_leave_an_older_one_in_its_place() {
+    let relay = Relay::start_with(|s| s.retained_bytes_max = 1_000).await;
+    let mut meter = relay.v4("meter").await;
+    meter.publish_acked(1, "a", 1, b"old").await;
+    meter.publish_acked(1, "a", 2, &[0; 2_000]).await;
+    assert_eq!(relay.stats.retained_refused_total.get(), 1);
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("a", 1)]).await;
+    reader.quiet().await;
+    let dir = relay.stop().await;
+    let relay = Relay::start_in(dir, u64::MAX / 2, |_| {}).await;
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("a", 1)]).await;
+    reader.quiet().await;
+}

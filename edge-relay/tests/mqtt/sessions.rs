@@ -101,12 +101,16 @@ async fn a_second_connection_takes_the_session_and_the_first_is_told() {
 #[tokio::test]
 async fn a_session_ends_after_its_expiry() {
     let relay = Relay::start().await;
-    let (mut reader, _) = Client::v5(relay.addr, "reader", true, &expiry(60)).await;
-    reader.subscribe(&[("a", 1)]).await;
-    reader.disconnect().await;
+    for (id, seconds) in [("shorter", 58), ("reader", 60)] {
+        let (mut reader, _) = Client::v5(relay.addr, id, true, &expiry(seconds)).await;
+        reader.subscribe(&[("a", 1)]).await;
+        reader.disconnect().await;
+    }
     relay.clock.pass(Duration::from_secs(59));
-    tokio::time::sleep(Duration::from_millis(1200)).await;
-    assert_eq!(relay.stats.sessions.get(), 1);
+    // That the shorter one is gone shows that the relay has looked at its clock.
+    relay
+        .until("the shorter one is gone", |s| s.sessions.get() == 1)
+        .await;
     relay.clock.pass(Duration::from_secs(2));
     relay
         .until("the session is gone", |s| s.sessions.get() == 0)
@@ -155,4 +159,98 @@ async fn the_relay_says_goodbye_when_it_stops_and_acknowledges_what_it_has() {
     relay.begin_stop();
     meter.closed(0x8B).await;
     relay.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_ends_with_its_connection_is_not_taken_over() {
+    let relay = Relay::start().await;
+    let mut first = relay.v4("one").await;
+    first.subscribe(&[("a", 1)]).await;
+    let (mut second, present) = Client::v4(relay.addr, "one", false).await;
+    assert!(!present, "a clean session of 3.1.1 is never used again");
+    first.closed(0).await;
+    let mut meter = relay.v4("meter").await;
+    meter.publish_acked(0, "a", 1, b"x").await;
+    second.quiet().await;
+    let (mut first, _) = Client::v5(relay.addr, "two", true, &[]).await;
+    first.subscribe(&[("a", 1)]).await;
+    let (mut second, present) = Client::v5(relay.addr, "two", false, &expiry(60)).await;
+    assert!(!present, "nor one of 5 without a session expiry");
+    first.closed(0x8E).await;
+    meter.publish_acked(0, "a", 2, b"x").await;
+    second.quiet().await;
+}
+
+#[tokio::test]
+async fn a_session_lasts_as_long_as_its_connection_and_is_over_on_time() {
+    let relay = Relay::start().await;
+    let (mut reader, _) = Client::v5(relay.addr, "reader", true, &expiry(60)).await;
+    reader.subscribe(&[("a", 1)]).await;
+    relay.clock.pass(Duration::from_secs(600));
+    relay.v4("meter").await.publish_acked(0, "a", 1, b"x").await;
+    let got = reader.published().await;
+    assert_eq!(got.payload, b"x");
+    reader.ack(0x40, got.id).await;
+    reader.quiet().await;
+    reader.vanish();
+    relay
+        .until("it is gone", |s| s.connections.get() == 0)
+        .await;
+    relay.clock.pass(Duration::from_secs(59));
+    let (reader, present) = Client::v5(relay.addr, "reader", false, &expiry(60)).await;
+    assert!(present);
+    reader.disconnect().await;
+    relay
+        .until("it is gone", |s| s.connections.get() == 0)
+        .await;
+    relay.clock.pass(Duration::from_secs(60));
+    let (_reader, present) = Client::v5(relay.addr, "reader", false, &expiry(60)).await;
+    assert!(!present, "also where nobody has looked at the clock yet");
+}
+
+#[tokio::test]
+async fn each_version_resumes_the_session_of_the_other() {
+    let relay = Relay::start().await;
+    let (mut reader, _) = Client::v4(relay.addr, "reader", false).await;
+    reader.subscribe(&[("a", 1)]).await;
+    reader.disconnect().await;
+    let mut meter = relay.v4("meter").await;
+    meter.publish_acked(0, "a", 1, b"1").await;
+    let (mut reader, present) = Client::v5(relay.addr, "reader", false, &expiry(60)).await;
+    assert!(present);
+    assert_eq!(reader.published().await.payload, b"1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_takeover_waits_until_what_the_first_connection_read_is_through() {
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let mut slow = crate::relay::store_settings(dir.path());
+    slow.commit_delay = Duration::from_millis(500);
+    let relay = Relay::start_on(dir, slow, |_| {}).await;
+    let (mut first, _) = Client::v4(relay.addr, "meter", false).await;
+    first.publish(4, "meters/1", 5, b"once").await;
+    first.publish(2, "meters/1", 6, b"before").await;
+    // Its answer shows that both were read; their commit is still on its way.
+    first.quiet().await;
+    let (mut second, present) = Client::v4(relay.addr, "meter", false).await;
+    assert!(present);
+    second.publish(12, "meters/1", 5, b"once").await;
+    second.publish(2, "meters/1", 7, b"after").await;
+    second.expect_ack(0x50, 5).await;
+    second.expect_ack(0x40, 7).await;
+    let payloads: Vec<_> = relay.readings().into_iter().map(|(_, p)| p).collect();
+    assert_eq!(payloads, [&b"once"[..], b"before", b"after"]);
+    assert_eq!(relay.stats.duplicates_suppressed_total.get(), 1);
+}
+
+#[tokio::test]
+async fn a_session_expiry_of_the_disconnect_can_be_longer_too() {
+    let relay = Relay::start().await;
+    let (mut reader, _) = Client::v5(relay.addr, "reader", true, &expiry(60)).await;
+    reader.subscribe(&[("a", 1)]).await;
+    reader.send(&[0xE0, 7, 0, 5, 17, 0, 0, 1, 0]).await;
+    reader.closed(0).await;
+    relay.clock.pass(Duration::from_secs(200));
+    let (_reader, present) = Client::v5(relay.addr, "reader", false, &expiry(60)).await;
+    assert!(present);
 }

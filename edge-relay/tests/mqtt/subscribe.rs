@@ -136,3 +136,114 @@ async fn a_packet_too_large_for_the_subscriber_is_left_out() {
     meter.publish_acked(0, "a", 2, b"small").await;
     assert_eq!(reader.published().await.payload, b"small");
 }
+
+#[tokio::test]
+async fn overlapping_subscriptions_of_3_1_1_give_the_highest_qos() {
+    let relay = Relay::start().await;
+    let mut reader = relay.v4("reader").await;
+    let codes = reader.subscribe(&[("a/+", 0), ("a/#", 2), ("#", 1)]).await;
+    assert_eq!(codes, [0, 2, 1]);
+    let mut meter = relay.v4("meter").await;
+    meter.publish(4, "a/b", 1, b"x").await;
+    meter.expect_ack(0x50, 1).await;
+    assert_eq!(reader.published().await.qos, 2);
+    reader.quiet().await;
+}
+
+#[tokio::test]
+async fn a_second_subscribe_replaces_the_first_and_loses_nothing() {
+    let relay = Relay::start().await;
+    for v5 in [false, true] {
+        let mut reader = if v5 {
+            relay.v5("five").await
+        } else {
+            relay.v4("four").await
+        };
+        let mut meter = relay.v4("meter").await;
+        reader.subscribe(&[("a", 2)]).await;
+        meter.publish_acked(0, "a", 1, b"before").await;
+        let bytes = reader.subscribe_bytes(8, &[("a", 0)], if v5 { &[11, 9] } else { &[] });
+        reader.send(&bytes).await;
+        let before = reader.published().await;
+        assert_eq!((before.qos, before.payload), (1, b"before".to_vec()));
+        assert_eq!(reader.packet().await.0, 0x90);
+        meter.publish_acked(0, "a", 2, b"after").await;
+        let after = reader.published().await;
+        assert_eq!((after.qos, after.payload), (0, b"after".to_vec()), "once");
+        assert_eq!(after.properties, if v5 { vec![11, 9] } else { vec![] });
+        reader.quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn unsubscribe_compares_letter_by_letter_and_completes_what_was_sent() {
+    let relay = Relay::start().await;
+    let mut reader = relay.v4("reader").await;
+    reader.subscribe(&[("a/+", 1), ("é", 1)]).await;
+    let mut meter = relay.v4("meter").await;
+    meter.publish_acked(0, "a/b", 1, b"sent").await;
+    let sent = reader.published().await;
+    let unsubscribe = |id: u8, filters: &[&str]| {
+        let all = filters.iter().flat_map(|f| text(f));
+        packet(0xA2, &[vec![0, id], all.collect()].concat())
+    };
+    reader
+        .send(&unsubscribe(3, &["a/b", "a/#", "e\u{301}", "A/+"]))
+        .await;
+    assert_eq!(reader.packet().await, (0xB0, vec![0, 3]));
+    meter.publish_acked(0, "a/b", 2, b"still").await;
+    assert_eq!(reader.published().await.payload, b"still");
+    reader.send(&unsubscribe(4, &["a/+", "é"])).await;
+    assert_eq!(reader.packet().await, (0xB0, vec![0, 4]));
+    for (id, topic) in [(3, "a/b"), (4, "é")] {
+        meter.publish_acked(0, topic, id, b"not any more").await;
+    }
+    reader.quiet().await;
+    reader.ack(0x40, sent.id).await;
+    reader.quiet().await;
+}
+
+#[tokio::test]
+async fn no_local_goes_by_the_client_id() {
+    let relay = Relay::start().await;
+    let (mut both, _) = Client::v5(relay.addr, "both", true, &expiry(100)).await;
+    both.subscribe(&[("a", 0x05), ("b", 0x01)]).await;
+    let mut meter = relay.v4("meter").await;
+    both.publish_acked(0, "a", 1, b"own").await;
+    // A will of an earlier connection of the same client id is its own, too.
+    let rest = [vec![0], text("a"), text("will")].concat();
+    let mut again = Client::open(relay.addr).await;
+    again.v5 = true;
+    let bytes = crate::client::connect(5, 0x04, 0, &expiry(100), "both", &rest);
+    again.send(&bytes).await;
+    assert_eq!(again.packet().await.1[..2], [1, 0]);
+    let (mut last, present) = Client::v5(relay.addr, "both", false, &expiry(100)).await;
+    assert!(present);
+    again.closed(0x8E).await;
+    meter.publish_acked(0, "a", 1, b"other").await;
+    assert_eq!(last.published().await.payload, b"other");
+    last.quiet().await;
+}
+
+#[tokio::test]
+async fn retain_handling_sends_with_the_identifier_and_never_for_2() {
+    let relay = Relay::start().await;
+    let mut meter = relay.v4("meter").await;
+    meter.publish_acked(1, "a", 1, b"kept").await;
+    let mut reader = relay.v5("reader").await;
+    for (options, identifier, comes) in [
+        (0x20, 1, false),
+        (0x10, 2, false),
+        (0x00, 3, true),
+        (0x00, 4, true),
+    ] {
+        reader
+            .subscribe_with(&[("a", options)], &[11, identifier])
+            .await;
+        if comes {
+            let got = reader.published().await;
+            assert_eq!((got.retain, got.properties), (true, vec![11, identifier]));
+        }
+        reader.quiet().await;
+    }
+}

@@ -28,7 +28,7 @@ pub(super) struct RunningDrain {
 impl Bridge {
     pub(super) async fn load_last_run(&mut self) {
         let log = Arc::clone(&self.drain_log);
-        let last = blocking(move || log.last_scheduled()).await.flatten();
+        let last = self.blocking(move || log.last_scheduled()).await.flatten();
         self.last_run = LastRun {
             wall: last.map(|record| record.started),
             monotonic: None,
@@ -168,11 +168,12 @@ impl Bridge {
         let settings = Arc::clone(&self.parts.settings);
         let wall = self.parts.clock.wall();
         let trusted = self.parts.clock.quality() == ClockQuality::Synchronised;
+        let dice = self.parts.platform.dice.roll();
         let Some(drain) = &mut self.drain else { return };
         if trusted && drain.until.is_some_and(|until| wall >= until) {
             return self.end_drain(DrainOutcome::WindowEnded).await;
         }
-        let (attempts, step) = drain.attempts.tick(now, &settings.drain, rand::random());
+        let (attempts, step) = drain.attempts.tick(now, &settings.drain, dice);
         drain.attempts = attempts;
         let number = attempts.number(&settings.drain);
         let error = self
@@ -214,7 +215,9 @@ impl Bridge {
         record.outcome = Some(outcome);
         let span = info_span!("drain", id = record.id, attempt = record.attempts);
         let (log, kept) = (Arc::clone(&self.drain_log), record.clone());
-        blocking(move || log.record(&kept)).instrument(span).await;
+        self.blocking(move || log.record(&kept))
+            .instrument(span)
+            .await;
         info!(
             drain = record.id,
             ?outcome,
@@ -232,21 +235,24 @@ impl Bridge {
 
     async fn epochs(&self) -> Option<Vec<EpochState>> {
         let backlog = Arc::clone(&self.parts.backlog);
-        blocking(move || backlog.epochs()).await
+        self.blocking(move || backlog.epochs()).await
+    }
+
+    /// Runs what may block on the disk off the async threads. `None` where it crashed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        match self.parts.platform.offload(work).await {
+            Ok(value) => Some(value),
+            Err(error) => {
+                warn!(%error, "the bridge");
+                None
+            }
+        }
     }
 }
 
 fn waiting_in(state: &EpochState) -> u64 {
     state.next.0.saturating_sub(state.first_unconfirmed.0)
-}
-
-/// Runs what may block on the disk off the async threads. `None` where it crashed.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(value) => Some(value),
-        Err(error) => {
-            warn!(%error, "a call that blocks crashed");
-            None
-        }
-    }
 }

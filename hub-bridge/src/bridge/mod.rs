@@ -20,6 +20,7 @@ use crate::clock::Clock;
 pub use crate::connection::TimeFloor;
 use crate::drain::{DrainLog, DrainOutcome};
 use crate::link::{self, LinkEnd, LinkEvent, LinkParts, Memory};
+use crate::platform::Platform;
 use crate::settings::{BridgeSettings, SettingsProblem};
 use crate::status::{ShownFailure, StatusBoard};
 use crate::uplink::{Action, Event, Phase, Uplink, UplinkState};
@@ -45,6 +46,8 @@ pub struct BridgeParts {
     pub drain_log: Arc<dyn DrainLog>,
     /// The latest time known to be good, for certificates.
     pub time_floor: TimeFloor,
+    /// Sockets, threads and chance.
+    pub platform: Platform,
 }
 
 /// A bridge that is not running yet.
@@ -96,6 +99,7 @@ impl Bridge {
                 backlog: parts.backlog,
                 clock: parts.clock,
                 time_floor: parts.time_floor,
+                platform: parts.platform,
                 board,
                 began: tokio::time::Instant::now(),
             },
@@ -123,7 +127,9 @@ impl Bridge {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let wake_at = self.wake_at.map(|at| self.parts.began + at);
+            // In this order, so that a run can be repeated: none of those before the link's events is there for long.
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => break,
                 command = self.commands.recv(), if !self.commands.is_closed() || !self.commands.is_empty() => {
                     // `None`: no handle is left; forwarding goes on, and nobody can ask for anything.
@@ -131,12 +137,12 @@ impl Bridge {
                         self.obey(command).await;
                     }
                 }
-                event = next_event(&mut self.link) => self.take_link_event(event).await,
+                _ = tick.tick() => self.tick().await,
                 () = sleep_until(wake_at) => {
                     self.wake_at = None;
                     self.step(Event::Due);
                 }
-                _ = tick.tick() => self.tick().await,
+                event = next_event(&mut self.link) => self.take_link_event(event).await,
             }
         }
         self.step(Event::Close);
@@ -232,7 +238,8 @@ impl Bridge {
     fn step(&mut self, event: Event) {
         let now = self.now();
         let settings = &self.parts.settings.retry;
-        let (next, action) = self.uplink.step(event, now, settings, rand::random());
+        let dice = self.parts.platform.dice.roll();
+        let (next, action) = self.uplink.step(event, now, settings, dice);
         let before = self.shown();
         self.uplink = next;
         match action {

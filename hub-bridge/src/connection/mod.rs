@@ -1,27 +1,30 @@
 //! One throw-away connection to the hub.
 //!
-//! rumqttc reconnects by itself, and then may drop what was pending or yield acknowledgements of the
-//! connection before, whose packet ids are in use again. So a client is used for one connection only: the
-//! first error ends it, and what is not confirmed is sent again over the next. Its event loop runs in a task of
-//! its own, since a poll that is dropped half-way can lose a packet.
+//! The first error ends it, and what is not confirmed is sent again over the next: no packet id, no acknowledgement
+//! and nothing pending outlives a connection. rumqttc's packets and codecs, over a loop of our own that writes and
+//! reads in bulk (`docs/adr/0006-a-hub-connection-in-bulk.md`): `codec` is the packets, `conversation` the loop.
 
-mod client;
+mod codec;
+mod conversation;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod tls;
-mod v4;
-mod v5;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::classify::{ErrorClass, Failure, VersionHint};
-use crate::inflight::{InFlight, PacketId, Ticket};
+use crate::classify::{ErrorClass, Failure};
+use crate::inflight::Ticket;
 use crate::packet::Outgoing;
+use crate::platform::Network;
 use crate::settings::HubSettings;
 use crate::version::Version;
 
-use client::Client;
+use codec::{Codec, Hello};
+use conversation::Opening;
 pub use tls::TimeFloor;
 pub(crate) use tls::{TlsConfig, load as load_tls};
 
@@ -33,6 +36,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) tls: Option<TlsConfig>,
     /// At most so many publishes in flight, whatever the hub allows.
     pub(crate) in_flight_max: u16,
+    /// Where the byte stream comes from.
+    pub(crate) network: &'a Arc<dyn Network>,
 }
 
 /// What the hub said in its CONNACK.
@@ -75,79 +80,53 @@ pub(crate) enum LaneEvent {
     Down { lane: usize, failure: Failure },
 }
 
-/// What an event loop yields, whatever the version.
-#[derive(Debug, Clone, Copy)]
-enum Signal {
-    Accepted(HubLimits),
-    Sent(PacketId),
-    Answered(PacketId, Verdict),
-    Disconnected,
-    Other,
-}
-
-/// An event loop of rumqttc.
-trait EventLoop: Send {
-    fn next(&mut self) -> impl Future<Output = Result<Signal, Failure>> + Send;
-    /// Whether the next signal is there already.
-    fn has_more(&self) -> bool;
-    /// A signal from before an error ended the loop.
-    fn leftover(&mut self) -> Option<Signal>;
+/// What is asked of a connection.
+#[derive(Debug)]
+enum Ask {
+    Publish(Ticket, Outgoing),
+    Goodbye,
 }
 
 /// A connection that is open or being opened. Dropping it cuts it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    client: Client,
-    submitted: mpsc::UnboundedSender<Ticket>,
+    asks: mpsc::Sender<Ask>,
     task: JoinHandle<()>,
 }
 
 impl Connection {
     /// Begins to connect; what becomes of it is said through `events`.
     pub(crate) fn open(plan: Plan<'_>, lane: usize, events: mpsc::Sender<LaneEvent>) -> Self {
-        // Bounded by the publishes in flight, which the link bounds.
-        let (submitted, tickets) = mpsc::unbounded_channel();
-        let timeout = plan.hub.connect_timeout;
-        let driver = Driver {
-            lane,
-            tickets,
-            in_flight: InFlight::default(),
-            events,
+        let (asks, asked) = mpsc::channel(usize::from(plan.in_flight_max) + 2);
+        let hub = plan.hub;
+        let opening = Opening {
+            network: Arc::clone(plan.network),
+            host: hub.url.host.clone(),
+            port: hub.url.port,
+            tls: plan.tls,
+            codec: Codec(plan.version),
+            hello: Hello {
+                client_id: plan.client_id,
+                keep_alive: hub.keep_alive,
+                credentials: hub.credentials(),
+            },
+            connect_timeout: hub.connect_timeout,
         };
-        let (client, task) = match plan.version {
-            Version::V5 => {
-                let (client, source) = v5::open(plan);
-                (
-                    Client::V5(client),
-                    tokio::spawn(driver.run(source, timeout)),
-                )
-            }
-            Version::V311 => {
-                let (client, source) = v4::open(plan);
-                (
-                    Client::V4(client),
-                    tokio::spawn(driver.run(source, timeout)),
-                )
-            }
-        };
-        Self {
-            client,
-            submitted,
-            task,
-        }
+        let task = tokio::spawn(conversation::hold(opening, lane, asked, events));
+        Self { asks, task }
     }
 
-    /// Gives a publish to the client; the answer comes with `ticket`.
+    /// Has a publish sent; the answer comes with `ticket`.
     pub(crate) fn publish(&self, ticket: Ticket, outgoing: Outgoing) -> Result<(), Failure> {
-        let gone = || Failure::new(ErrorClass::Connect, "the connection ended");
-        // Before the publish, so that the ticket is there when the packet id comes.
-        self.submitted.send(ticket).map_err(|_| gone())?;
-        self.client.publish(outgoing)
+        // The queue is as long as the most that can be in flight.
+        self.asks
+            .try_send(Ask::Publish(ticket, outgoing))
+            .map_err(|_| Failure::new(ErrorClass::Connect, "the connection ended"))
     }
 
     /// Says DISCONNECT, waits a moment for it to leave, and cuts the connection.
     pub(crate) async fn close(mut self) {
-        if self.client.disconnect().is_ok() {
+        if self.asks.try_send(Ask::Goodbye).is_ok() {
             let _ = tokio::time::timeout(Duration::from_millis(500), &mut self.task).await;
         }
     }
@@ -156,113 +135,5 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.task.abort();
-    }
-}
-
-struct Driver {
-    lane: usize,
-    tickets: mpsc::UnboundedReceiver<Ticket>,
-    in_flight: InFlight,
-    events: mpsc::Sender<LaneEvent>,
-}
-
-impl Driver {
-    async fn run(mut self, mut source: impl EventLoop, connect_timeout: Duration) {
-        let first = tokio::time::timeout(connect_timeout, source.next()).await;
-        let limits = match first {
-            Ok(Ok(Signal::Accepted(limits))) => limits,
-            Ok(Ok(other)) => {
-                let words = format!("{other:?} before CONNACK");
-                return self.down(Failure::new(ErrorClass::Protocol, words)).await;
-            }
-            Ok(Err(failure)) => return self.down(failure).await,
-            Err(_) => {
-                let failure = Failure::new(ErrorClass::Timeout, "no connection in time")
-                    .hint(VersionHint::Perhaps);
-                return self.down(failure).await;
-            }
-        };
-        let lane = self.lane;
-        if self
-            .events
-            .send(LaneEvent::Up { lane, limits })
-            .await
-            .is_err()
-        {
-            return;
-        }
-        self.drive(source).await;
-    }
-
-    async fn drive(&mut self, mut source: impl EventLoop) {
-        let mut answers = Vec::new();
-        loop {
-            let failure = match source.next().await {
-                Ok(Signal::Disconnected) => return,
-                Ok(signal) => self.take(signal, &mut answers).err(),
-                Err(failure) => {
-                    let mut worst = failure;
-                    while let Some(signal) = source.leftover() {
-                        if let Err(lie) = self.take(signal, &mut answers) {
-                            worst = lie;
-                            break;
-                        }
-                    }
-                    Some(worst)
-                }
-            };
-            if let Some(failure) = failure {
-                // A hub that breaks the rules is not believed about the last answers either.
-                if failure.class != ErrorClass::Protocol && !answers.is_empty() {
-                    self.tell(std::mem::take(&mut answers)).await;
-                }
-                return self.down(failure).await;
-            }
-            if !answers.is_empty()
-                && !source.has_more()
-                && !self.tell(std::mem::take(&mut answers)).await
-            {
-                return;
-            }
-        }
-    }
-
-    fn take(
-        &mut self,
-        signal: Signal,
-        answers: &mut Vec<(Ticket, Verdict)>,
-    ) -> Result<(), Failure> {
-        let lie = |error: crate::inflight::InFlightError| {
-            Failure::new(ErrorClass::Protocol, error.to_string())
-        };
-        match signal {
-            Signal::Sent(id) => {
-                while let Ok(ticket) = self.tickets.try_recv() {
-                    self.in_flight.submit(ticket);
-                }
-                self.in_flight.sent(id).map_err(lie)?;
-            }
-            Signal::Answered(id, verdict) => {
-                let ticket = self.in_flight.acknowledged(id).map_err(lie)?;
-                answers.push((ticket, verdict));
-            }
-            Signal::Accepted(_) => {
-                return Err(Failure::new(ErrorClass::Protocol, "a second CONNACK"));
-            }
-            Signal::Disconnected | Signal::Other => {}
-        }
-        Ok(())
-    }
-
-    async fn tell(&self, answers: Vec<(Ticket, Verdict)>) -> bool {
-        let lane = self.lane;
-        let event = LaneEvent::Answers { lane, answers };
-        self.events.send(event).await.is_ok()
-    }
-
-    async fn down(&self, failure: Failure) {
-        let lane = self.lane;
-        // An error means that the link is gone, and with it who would want to know.
-        let _ = self.events.send(LaneEvent::Down { lane, failure }).await;
     }
 }

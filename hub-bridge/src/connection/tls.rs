@@ -13,10 +13,11 @@ use std::time::Duration;
 use rustls::time_provider::TimeProvider;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 
-use crate::classify::{ErrorClass, Failure};
+use crate::classify::{self, ErrorClass, Failure};
 use crate::clock::{Clock, UnixMillis};
+use crate::platform::Stream;
 use crate::settings::HubSettings;
 
 pub(crate) type TlsConfig = Arc<ClientConfig>;
@@ -103,6 +104,21 @@ pub(crate) fn load(
         _ => builder.with_no_client_auth(),
     };
     Ok(Some(Arc::new(config)))
+}
+
+/// Speaks TLS over `stream` with the hub at `host`.
+pub(super) async fn handshake(
+    config: TlsConfig,
+    host: &str,
+    stream: Box<dyn Stream>,
+) -> Result<Box<dyn Stream>, Failure> {
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|error| tls_failure("the hub's name", &error))?;
+    let connector = tokio_rustls::TlsConnector::from(config);
+    let stream = connector.connect(name, stream).await;
+    stream
+        .map(|stream| Box::new(stream) as Box<dyn Stream>)
+        .map_err(|error| classify::of_io(&error))
 }
 
 fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, Failure> {

@@ -55,7 +55,7 @@ impl Link {
         for (ticket, verdict) in answers {
             let Some(flying) = self.flying.remove(&ticket) else {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
-                return Err(Failure::new(ErrorClass::Protocol, words));
+                return Err(Failure::new(ErrorClass::Protocol, words).of_no_reading());
             };
             self.memory.pace.arrived(flying.departure, now);
             match verdict {
@@ -71,7 +71,7 @@ impl Link {
                 }
                 Verdict::NotNow(reason) => {
                     self.landed(flying);
-                    return Err(Failure::new(ErrorClass::Refused, reason));
+                    return Err(Failure::new(ErrorClass::Refused, reason).of_no_reading());
                 }
                 Verdict::Unwanted(reason) => self.unwanted(flying, reason).await?,
             }
@@ -183,8 +183,9 @@ impl Link {
     }
 
     pub(super) async fn account_loss(&mut self, loss: Option<Loss>, failure: &Failure) {
-        // A hub that took the session away, or wants nothing, says nothing about a reading.
-        if matches!(failure.class, ErrorClass::TakenOver | ErrorClass::Auth) {
+        // A hub that took the session away, or wants nothing, says nothing about a reading; nor does one that lies.
+        let session = matches!(failure.class, ErrorClass::TakenOver | ErrorClass::Auth);
+        if session || !failure.accuses {
             return;
         }
         let Some(loss) = loss else { return };

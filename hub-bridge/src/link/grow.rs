@@ -27,6 +27,7 @@ impl Link {
             version: self.version,
             tls: self.tls.clone(),
             in_flight_max: in_flight_max.max(1),
+            network: &self.parts.platform.network,
         };
         let connection = Connection::open(plan, number, self.lane_events.clone());
         self.connections.push(Some(connection));

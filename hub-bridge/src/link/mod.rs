@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::backlog::{Backlog, BacklogError};
@@ -29,6 +28,7 @@ use crate::identity::{Epoch, VillageId};
 use crate::inflight::Ticket;
 use crate::lanes::{Lanes, OfClient};
 use crate::pace::{Departure, Pace};
+use crate::platform::{Job, Platform};
 use crate::reading::Reading;
 use crate::retained::Retained;
 use crate::settings::BridgeSettings;
@@ -47,6 +47,7 @@ pub(crate) struct LinkParts {
     pub(crate) backlog: Arc<dyn Backlog>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) time_floor: TimeFloor,
+    pub(crate) platform: Platform,
     pub(crate) board: StatusBoard,
     /// What the timers of links count from.
     pub(crate) began: tokio::time::Instant,
@@ -122,8 +123,8 @@ struct Flying {
     bytes: usize,
 }
 
-type ReadJob = JoinHandle<Result<Option<Portion>, BacklogError>>;
-type ConfirmJob = JoinHandle<(Confirms, Result<(), BacklogError>)>;
+type ReadJob = Job<Result<Option<Portion>, BacklogError>>;
+type ConfirmJob = Job<(Confirms, Result<(), BacklogError>)>;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own, and any of them goes with any other
 struct Link {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::JoinError;
 use tracing::{error, warn};
 
 use super::{Confirms, Item, Link, LinkEvent, Portion};
 use crate::backlog::{BacklogError, Refusal};
+use crate::platform::Crashed;
 use crate::status::LimitedBy;
 
 /// Acknowledgements are confirmed after so long, or when so many are there, or when nothing else is to do.
@@ -28,14 +28,14 @@ impl Link {
         if wanted {
             let feed = self.feed.clone();
             let backlog = Arc::clone(&self.parts.backlog);
-            let job = tokio::task::spawn_blocking(move || feed.read(backlog.as_ref()));
+            let job = (self.parts.platform).offload(move || feed.read(backlog.as_ref()));
             self.read_job = Some(job);
         }
     }
 
     pub(super) fn take_read(
         &mut self,
-        read: Result<Result<Option<Portion>, BacklogError>, JoinError>,
+        read: Result<Result<Option<Portion>, BacklogError>, Crashed>,
     ) {
         self.read_job = None;
         let portion = match read {
@@ -79,7 +79,7 @@ impl Link {
         let mut confirms = self.confirms.take();
         self.confirming = confirms.size();
         let backlog = Arc::clone(&self.parts.backlog);
-        self.confirm_job = Some(tokio::task::spawn_blocking(move || {
+        self.confirm_job = Some(self.parts.platform.offload(move || {
             let result = confirms.confirm(backlog.as_ref());
             (confirms, result)
         }));
@@ -91,7 +91,7 @@ impl Link {
 
     pub(super) async fn take_confirmed(
         &mut self,
-        done: Result<(Confirms, Result<(), BacklogError>), JoinError>,
+        done: Result<(Confirms, Result<(), BacklogError>), Crashed>,
     ) {
         self.confirm_job = None;
         self.confirming = (0, 0);
@@ -165,7 +165,8 @@ impl Link {
         let refusal = Refusal {
             reason: reason.to_owned(),
         };
-        let job = tokio::task::spawn_blocking(move || backlog.refuse(epoch, sequence, &refusal));
+        let platform = &self.parts.platform;
+        let job = platform.offload(move || backlog.refuse(epoch, sequence, &refusal));
         match job.await {
             Ok(Ok(())) => {
                 self.parts

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -17,6 +16,7 @@ use crate::connection::{self, HubLimits, LaneEvent};
 use crate::inflight::Ticket;
 use crate::lanes::Lanes;
 use crate::packet::{Outgoing, Packing};
+use crate::platform::{Crashed, Job};
 use crate::status::LimitedBy;
 use crate::version::Version;
 
@@ -35,13 +35,15 @@ impl Link {
     ) -> Result<Self, (Failure, Memory)> {
         let begun = {
             let parts = parts.clone();
-            tokio::task::spawn_blocking(move || {
-                let epoch = parts.backlog.epochs().last().map(|state| state.epoch);
-                connection::load_tls(&parts.settings.hub, parts.clock, parts.time_floor)
-                    .map(|tls| (epoch, tls))
-            })
-            .await
-            .unwrap_or_else(|error| Err(crashed(&error)))
+            let platform = parts.platform.clone();
+            platform
+                .offload(move || {
+                    let epoch = parts.backlog.epochs().last().map(|state| state.epoch);
+                    connection::load_tls(&parts.settings.hub, parts.clock, parts.time_floor)
+                        .map(|tls| (epoch, tls))
+                })
+                .await
+                .unwrap_or_else(|error| Err(crashed(error)))
         };
         let (epoch, tls) = match begun {
             Ok(begun) => begun,
@@ -414,12 +416,12 @@ impl Link {
     }
 }
 
-fn crashed(error: &JoinError) -> Failure {
+fn crashed(error: Crashed) -> Failure {
     Failure::new(ErrorClass::Connect, error.to_string())
 }
 
 /// Waits for a job, where there is one; without one, for ever.
-async fn join<T>(job: &mut Option<tokio::task::JoinHandle<T>>) -> Result<T, JoinError> {
+async fn join<T>(job: &mut Option<Job<T>>) -> Result<T, Crashed> {
     match job {
         Some(job) => job.await,
         None => std::future::pending().await,

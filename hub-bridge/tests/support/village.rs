@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use hub_bridge::bridge::{Bridge, BridgeHandle, BridgeParts, TimeFloor};
 use hub_bridge::clock::{BootId, Clock, ClockQuality, ReceivedAt, UnixMillis};
 use hub_bridge::drain::{DrainLog, DrainRecord};
+use hub_bridge::platform::Platform;
 use hub_bridge::settings::{BridgeSettings, HubUrl};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -102,6 +103,7 @@ impl Village {
             clock: clock.clone(),
             drain_log: drains.clone(),
             time_floor: TimeFloor::default(),
+            platform: Platform::default(),
         };
         let (bridge, handle) = Bridge::new(settings, parts).unwrap();
         let stop = CancellationToken::new();

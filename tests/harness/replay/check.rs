@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use edge_relay::broker::exactly_once::Position;
 use edge_relay::broker::session::Next;
 use edge_relay::broker::{Attach, Broker, Sending};
 use edge_relay::clock::SystemClock;
@@ -14,6 +15,7 @@ use edge_relay::listener::MqttStats;
 use edge_relay::store::{Committed, EpochReason, NewReading, Store};
 use hub_bridge::backlog::{Backlog, EpochState, Mark, ReadLimit};
 use hub_bridge::clock::{Clock, ReceivedAt};
+use hub_bridge::identity::Epoch;
 use hub_bridge::reading::Reading;
 
 use super::local::{self, KEPT, LocalEvent, LocalJournal, SESSIONS};
@@ -228,7 +230,9 @@ fn seen_from(journal: &Journal, moment_ns: u64, given: (u32, u64)) -> Vec<(u32, 
 /// What local subscribers were promised; how many publishes that is.
 fn broker(settings: &Settings, journal: &LocalJournal, moment_ns: u64) -> Result<u64, String> {
     let clock = Arc::new(SystemClock::open(&settings.data_dir, settings.clock_trust));
-    let broker = Broker::open(&settings.listener, clock, Arc::new(MqttStats::default()))
+    // No QoS 2 is recorded, so nothing of the store's is unsettled.
+    let stats = Arc::new(MqttStats::default());
+    let broker = Broker::open(&settings.listener, clock, stats, &[], &[])
         .map_err(|error| format!("the broker's state does not open: {error}"))?;
     let promised = Promised::before(journal, moment_ns);
     for session in 0..SESSIONS.len() {
@@ -266,6 +270,11 @@ fn take(
         },
         window: 60_000,
         connection: 1,
+        will: None,
+        stored: Position {
+            epoch: Epoch(0),
+            sequence: 0,
+        },
     };
     let attached = broker.attach(&attach).map_err(|error| error.to_string())?;
     if let Some(filter) = filter {

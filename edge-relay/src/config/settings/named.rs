@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use hub_bridge::settings::Secret;
 
-use crate::config::NamedFiles;
 use crate::config::problem::Complaints;
+use crate::config::{NamedFiles, read_small};
 
 /// Where relative paths begin, and whether what they name must be there.
 pub(super) struct Named<'a> {
@@ -48,7 +48,7 @@ impl Named<'_> {
     ) -> Option<Secret> {
         let path = self.base.join(path?);
         self.files.push(path.clone());
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read_small(&path) {
             Ok(text) => text,
             Err(error) => {
                 if self.check == NamedFiles::Checked {

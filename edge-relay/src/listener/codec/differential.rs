@@ -100,6 +100,7 @@ impl Sample {
             qos: self.qos,
             retain: self.retain,
             subscription_ids,
+            share: None,
         }
     }
 }

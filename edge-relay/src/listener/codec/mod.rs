@@ -6,6 +6,8 @@
 pub(crate) mod connect;
 #[cfg(test)]
 mod differential;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub(crate) mod packet;
 pub(crate) mod properties;
 pub(crate) mod violation;

@@ -9,8 +9,10 @@ use super::super::codec::write::{self, PUBCOMP, PUBREC, PUBREL};
 use super::super::codec::{Version, Violation};
 use super::super::connect::limit_expiry;
 use super::super::inbound::Batch;
-use super::{Connection, End, Reply};
+use super::ending::End;
+use super::{Connection, Reply};
 use crate::broker::Received;
+use crate::broker::exactly_once::Seen;
 
 /// MQTT 5: "packet identifier not found".
 const NOT_FOUND: u8 = 0x92;
@@ -59,11 +61,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn publish(&mut self, publish: Publish<'_>, batch: &mut Batch) -> Result<(), Violation> {
         let (id, qos) = (publish.id, publish.qos);
-        if qos == 2 && self.is_duplicate(id) {
-            return Ok(());
+        let mut unsettled = None;
+        if qos == 2 {
+            match self.seen(id) {
+                Seen::Received => return Ok(()),
+                Seen::Stored(stored) => unsettled = Some(stored),
+                Seen::New => {}
+            }
         }
         if qos > 0
-            && self.unacknowledged >= self.in_flight_max
+            && self.unacknowledged + self.unreleased.len() >= self.in_flight_max
             && self.client.version == Version::V5
         {
             return Err(Violation::new(
@@ -72,7 +79,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             ));
         }
         let acks = batch.acks.len();
-        self.inbound.accept(&self.shared, publish, batch)?;
+        self.inbound
+            .accept(&self.shared, publish, unsettled, batch)?;
         self.unacknowledged += batch.acks.len() - acks;
         if qos == 2 {
             self.unreceived.push(id);
@@ -80,17 +88,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// A `QoS` 2 publish that was sent before: it gets its PUBREC, again or when the first one is kept.
-    fn is_duplicate(&mut self, id: u16) -> bool {
+    /// What is known of a `QoS` 2 publish: one that was sent before gets its PUBREC, again or when the first one is
+    /// kept.
+    fn seen(&mut self, id: u16) -> Seen {
         let pending = self.unreceived.contains(&id);
-        let kept = self.shared.broker.has_received(self.client.key, id);
-        if kept && !pending && !self.broken {
-            write::acknowledgement(&mut self.output, self.client.version, PUBREC, id, 0);
-        }
-        if kept || pending {
+        let seen = if pending {
+            Seen::Received
+        } else {
+            self.shared.broker.seen(self.client.key, id)
+        };
+        if seen == Seen::Received {
             self.shared.stats.duplicates_suppressed_total.one();
+            if !pending && !self.broken {
+                write::acknowledgement(&mut self.output, self.client.version, PUBREC, id, 0);
+            }
         }
-        kept || pending
+        seen
     }
 
     fn pubrec(&mut self, id: u16, failed: bool) {
@@ -111,6 +124,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     fn pubrel(&mut self, id: u16) {
         let (key, connection) = (self.client.key, self.client.connection);
+        self.unreleased.remove(&id);
         let released = self.shared.broker.release(key, connection, id);
         let known = released.as_ref().is_some_and(|r| r.known);
         let reason = if known { 0 } else { NOT_FOUND };

@@ -1,15 +1,19 @@
 //! The stations of a batch of publishes: a place in the store's queue, its commit, the broker's state, and then what
 //! is owed to the client.
 
+use std::collections::VecDeque;
 use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::super::codec::Violation;
 use super::super::codec::write::{self, PUBREC};
 use super::super::inbound::Batch;
-use super::{Connection, End, Owed, Reply};
+use super::ending::End;
+use super::{Connection, Owed, Reply, Reserving};
 use crate::broker::Durable;
-use crate::store::{AppendError, AppendPermit};
+use crate::broker::exactly_once::Position;
+use crate::store::{AppendError, AppendPermit, Appended, Committed};
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Sends a batch on its way: to the store, or where nothing of it is a reading, behind those that are there.
@@ -45,20 +49,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// The oldest batch is on disk, or is not; those behind it that are ready follow.
-    pub(super) fn appended(&mut self, result: Result<(), AppendError>) {
+    pub(super) fn appended(&mut self, result: Result<Option<Committed>, AppendError>) {
         let mut result = result;
         loop {
-            let Some((_, batch)) = self.appending.pop_front() else {
+            let Some((_, mut batch)) = self.appending.pop_front() else {
                 return;
             };
             match result {
-                Ok(()) => self.route(batch),
+                Ok(committed) => {
+                    if let Some(committed) = committed {
+                        batch.stored = Some(Position {
+                            epoch: committed.epoch,
+                            sequence: committed.range.last.0,
+                        });
+                    }
+                    self.route(batch);
+                }
                 Err(error) => self.withhold(&batch, &error),
             }
             result = match self.appending.front_mut() {
-                Some((None, _)) => Ok(()),
+                Some((None, _)) => Ok(None),
                 Some((Some(appended), _)) => match appended.try_recv() {
-                    Ok(done) => done.map(|_| ()),
+                    Ok(done) => done.map(Some),
                     Err(_) => return,
                 },
                 None => return,
@@ -68,10 +80,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// To the local subscribers; then the acknowledgements are owed.
     fn route(&mut self, batch: Batch) {
-        let durable = self
-            .shared
-            .broker
-            .route(Some(self.client.key), &batch.publications);
+        let durable =
+            self.shared
+                .broker
+                .route(Some(self.client.key), &batch.publications, batch.stored);
         self.owe(durable, Reply::Acks(batch.acks));
     }
 
@@ -128,6 +140,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn pay(&mut self, reply: Reply) {
         let mute = self.broken || self.end == Some(End::Withheld);
         match reply {
+            Reply::Packet(bytes) if bytes.len() > self.client.packet_bytes_max => {
+                // A SUBACK or UNSUBACK of many filters: it cannot be sent [MQTT-3.1.2-24].
+                self.ends(End::Violation(Violation::too_large()));
+            }
             Reply::Packet(bytes) if !mute => self.output.extend_from_slice(&bytes),
             Reply::Packet(_) => {}
             Reply::Acks(acks) => {
@@ -135,6 +151,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.unacknowledged = self.unacknowledged.saturating_sub(1);
                     if ack.first_byte == PUBREC {
                         self.unreceived.retain(|id| *id != ack.id);
+                        if ack.reason < 0x80 {
+                            self.unreleased.insert(ack.id);
+                        }
                     }
                     if !mute {
                         let version = self.client.version;
@@ -151,5 +170,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
+    }
+}
+
+pub(super) async fn reserved(
+    reserving: &mut Option<(Reserving, Batch)>,
+) -> Result<AppendPermit, AppendError> {
+    match reserving {
+        Some((future, _)) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn appended(
+    appending: &mut VecDeque<(Option<Appended>, Batch)>,
+) -> Result<Option<Committed>, AppendError> {
+    match appending.front_mut() {
+        Some((Some(appended), _)) => match appended.await {
+            Ok(result) => result.map(Some),
+            Err(_) => Err(AppendError::Closed),
+        },
+        Some((None, _)) => Ok(None),
+        None => std::future::pending().await,
+    }
+}
+
+pub(super) async fn settled(settling: &mut VecDeque<Owed>) -> bool {
+    match settling.front_mut() {
+        Some(Owed {
+            durable: Some(durable),
+            ..
+        }) => matches!(durable.await, Ok(Ok(()))),
+        Some(Owed { durable: None, .. }) => true,
+        None => std::future::pending().await,
     }
 }
