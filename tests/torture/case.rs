@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use crate::outcome::Outcome;
-use crate::{clocks, combined, cuts, full_disk, hubs, kills, matrix, power, two_relays};
+use crate::{clocks, combined, cuts, full_disk, hubs, kills, matrix, power, replays, two_relays};
 
 /// Set by the parent: `<kind> <seed>`.
 pub(crate) const CHILD: &str = "RELAY_TORTURE_CASE";
@@ -34,7 +34,7 @@ pub(crate) struct Kind {
 }
 
 /// All kinds, in the order of the table.
-pub(crate) const KINDS: [Kind; 9] = [
+pub(crate) const KINDS: [Kind; 10] = [
     Kind {
         name: "kill",
         what: "kill -9: under load, at the start, in a drain, at a roll-over, at a reload, at a stop",
@@ -44,6 +44,11 @@ pub(crate) const KINDS: [Kind; 9] = [
         name: "power",
         what: "power cut: ext4 shut down without its log, the image copied",
         body: power::run,
+    },
+    Kind {
+        name: "replay",
+        what: "power cut: any state that recorded writes and syncs allow",
+        body: replays::run,
     },
     Kind {
         name: "full",
@@ -91,6 +96,8 @@ pub(crate) fn kind(name: &str) -> Option<&'static Kind> {
 pub(crate) struct Case {
     /// Its place in the campaign: kinds with a fixed list of things go through it by this.
     pub(crate) number: u64,
+    /// Whole.
+    pub(crate) seed: u64,
     /// Its choices.
     pub(crate) random: StdRng,
     /// Whether only a small part of it is asked for.
@@ -109,6 +116,7 @@ impl Case {
     fn new(seed: u64) -> Self {
         Self {
             number: seed & 0xffff,
+            seed,
             random: StdRng::seed_from_u64(seed),
             quick: std::env::var_os(QUICK).is_some(),
             outcome: Outcome {

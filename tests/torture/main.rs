@@ -3,12 +3,12 @@
 //! reading that damage took is named.
 //!
 //! ```text
-//! torture [--minutes N] [--cases N] [--kinds a,b] [--seed S] [--totals FILE]    a campaign; kinds take turns
+//! torture [--minutes N] [--cases N] [--from N] [--kinds a,b] [--seed S] [--totals FILE]    a campaign; kinds take turns
 //! torture --kind K --seed S                                                     one case again
 //! torture --list                                                                the kinds
 //! ```
 //!
-//! A case is a process of its own, with a directory of its own for all that it makes. Where it fails, the directory stays,
+//! `RELAY_TORTURE_QUICK` makes each case small. A case is a process of its own, with a directory of its own for all that it makes. Where it fails, the directory stays,
 //! and the command that replays it is printed. A seed repeats the choices of a case, not the moments that threads take.
 
 mod campaign;
@@ -23,6 +23,7 @@ mod kills;
 mod matrix;
 mod outcome;
 mod power;
+mod replays;
 mod totals;
 mod two_relays;
 mod village;

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use harness::ledger::{Key, Ledger};
+use harness::ledger::Key;
 use harness::meter::Habits;
 use harness::{FakeHub, Meter, Relay, Temper, within};
 use serde_json::Value;
@@ -93,7 +93,7 @@ fn survive(wreck: &Wreck, case: &mut Case, file: &Path, damage: Damage) -> Resul
     case.outcome.named += lost.len() as u64;
     judge_saved(&name, &waiting, &untouched, &lost)?;
     judge_local(&name, retained, queued, &status)?;
-    judge_calm(&name, &lost, &ledger, &status)
+    judge_calm(&name, &lost, &status)
 }
 
 /// Everything to the hub, what it had refused too.
@@ -136,7 +136,7 @@ fn judge_local(name: &str, retained: usize, queued: usize, status: &Value) -> Re
 }
 
 /// Where nothing is lost, nothing is named: an alarm that is often wrong is not believed when it is right.
-fn judge_calm(name: &str, lost: &[Key], _ledger: &Ledger, status: &Value) -> Result<(), String> {
+fn judge_calm(name: &str, lost: &[Key], status: &Value) -> Result<(), String> {
     let named = &status["backlog"]["lost"];
     if lost.is_empty() && named.as_array().is_some_and(|ranges| !ranges.is_empty()) {
         return Err(format!("{name}: nothing is lost, and it names {named}"));

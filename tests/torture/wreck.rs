@@ -110,7 +110,7 @@ impl Wreck {
         copy(&relay.data_dir(), data.path());
         let mut files = Vec::new();
         list(data.path(), data.path(), &mut files);
-        for file in &files {
+        for file in files.iter().filter(|file| !file.starts_with("quarantine")) {
             let mode = fs::metadata(data.path().join(file))
                 .unwrap()
                 .permissions()

@@ -7,7 +7,8 @@
 //!
 //! What failure leaves behind: while the disk fails, changes stay in memory (bounded by the broker's own
 //! limits) and are tried again on a reopened database; who waits longer than `hold_max` gets an error and
-//! must acknowledge nobody. A damaged database is moved to the quarantine; what could be read of it is kept.
+//! must acknowledge nobody. A damaged database is moved to the quarantine; one that lost something in silence is noticed
+//! (`state_proof`), and an alarm says so.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -159,7 +159,7 @@ fn put_unsound_aside(dir: &Path, quarantine: &Path) {
         let name = entry.file_name().to_string_lossy().into_owned();
         // What stands before the checksum of the content: nothing, or the length.
         let trailer = match name.as_str() {
-            "conf" => 4,
+            SETTINGS => 4,
             snap if snap.starts_with("snap.") => 12,
             _ => continue,
         };

@@ -77,6 +77,22 @@ impl Carved {
         self.frames.get(after).map(|f| f.first)
     }
 
+    /// Leaves out what a commit that was never finished has left, of a segment that begins at `first`: where everything below
+    /// `acknowledged_below` is there, what lies behind a gap was acknowledged to nobody, and what is broken neither.
+    pub(super) fn leave_out_unfinished(&mut self, first: u64, acknowledged_below: u64) {
+        let mut end = first;
+        let in_row = self.frames.iter().take_while(|frame| {
+            let follows = frame.first == end;
+            end = if follows { frame.end() } else { end };
+            follows
+        });
+        let count = in_row.count();
+        if end >= acknowledged_below {
+            self.frames.truncate(count);
+            self.broken = 0;
+        }
+    }
+
     /// The size of all frames, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         let places = self.frames.iter().flat_map(|f| &f.places);

@@ -13,7 +13,7 @@
 //!       db  conf  blobs/      sled, written once; db may end in zeroes (`ahead.rs`), blobs stays empty
 //!       meta                  epoch, village, salt (JSON)
 //!       closed                the sidecar, once it takes no more: where each frame lies
-//!   refused/                  readings that the hub never takes, one file each (`refused.rs`)
+//!   refused/  refused.list    readings that the hub never takes, one file each, and which there are (`refused.rs`)
 //!   quarantine/               what was damaged, kept aside (`quarantine.rs`)
 //! ```
 //!

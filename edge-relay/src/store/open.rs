@@ -22,7 +22,7 @@ use super::lock::DirLock;
 use super::marks::{self, MarksFile, MarksV1};
 use super::quarantine;
 use super::queue::Queue;
-use super::reached::Reached;
+use super::reached::{Reached, Said};
 use super::reader::{Reader, SegmentFile};
 use super::refused::{Refused, RefusedDir, RefusedV1};
 use super::repeat::{REMEMBERED, Recent};
@@ -103,10 +103,11 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
         data_dir: data_dir.clone(),
         backlog_dir: backlog_dir.clone(),
         report: OpenReport::default(),
+        acknowledged_below: None,
     };
     let (marks_file, marks) = MarksFile::open(&data_dir);
     let refused_dir = RefusedDir::open(&data_dir);
-    let (reached_file, reached) = Reached::open(&data_dir);
+    let (reached_file, reached) = Reached::open(&data_dir, clock.boot());
     let (index, identity) = opening.index(marks, reached, &refused_dir);
     let (recent, exactly_once) = opening.recent(&index);
     let mut report = opening.report;
@@ -188,13 +189,15 @@ pub(super) struct Opening<'a> {
     pub(super) data_dir: PathBuf,
     pub(super) backlog_dir: PathBuf,
     pub(super) report: OpenReport,
+    /// Of the epoch that is being looked at: what lies from here on was surely never acknowledged, where that is known.
+    pub(super) acknowledged_below: Option<u64>,
 }
 
 impl Opening<'_> {
     fn index(
         &mut self,
         marks: marks::Found,
-        reached: Option<(Epoch, u64)>,
+        reached: Option<Said>,
         refused_dir: &RefusedDir,
     ) -> (Index, Identity) {
         let (found_identity, identity_lost) = match Identity::read(&self.data_dir) {
@@ -223,9 +226,11 @@ impl Opening<'_> {
             let own = names.get(&record.epoch).cloned().unwrap_or_default();
             let own_marks = marks.epochs.iter().find(|m| m.epoch == record.epoch.0);
             let mut own_marks = own_marks.cloned().unwrap_or_default();
-            if let Some((_, next)) = reached.filter(|(e, _)| *e == record.epoch) {
-                own_marks.next = own_marks.next.max(next);
+            let own_reached = reached.filter(|said| said.epoch == record.epoch);
+            if let Some(said) = own_reached {
+                own_marks.next = own_marks.next.max(said.next);
             }
+            self.acknowledged_below = own_reached.filter(|said| said.exact).map(|said| said.next);
             let retried: Vec<u64> = refused
                 .iter()
                 .filter(|r| r.retried && r.epoch == record.epoch.0)

@@ -6,8 +6,9 @@
 //! Where the readings of an epoch end is where its frames end, if nothing is wrong with the last segment. If its
 //! file was cut off between two frames, or is gone, nothing in it says so. Three things do:
 //!
-//! - After a kill this file is exact: the system keeps what was written. Frames that end before it are lost, are
-//!   named, and the epoch is over.
+//! - After a kill this file is exact: the system keeps what was written, and the boot in it is the present one. Frames that
+//!   end before it are lost, are named, and the epoch is over. What lies behind it was never acknowledged: a gap there is a
+//!   commit that the kill came in the middle of, and no loss (`salvage.rs`).
 //! - After a power cut it may be old or gone, and the marks that were synced last, at most about a second before (half
 //!   a minute, where fewer than 64 readings came since: `keeper.rs`), say how far the epoch had surely come. Where frames end before *that*, the same happens, and what may have come
 //!   behind it is named as unknown (`tail_unknown_from` of the epoch that is over).
@@ -24,28 +25,43 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use hub_bridge::clock::BootId;
 use hub_bridge::identity::Epoch;
 
 const FILE: &str = "reached";
 
-/// Epoch, next sequence, checksum of both; little-endian.
-const RECORD_BYTES: usize = 16;
+/// Epoch, next sequence, boot, checksum of all; little-endian.
+const RECORD_BYTES: usize = 20;
+
+/// What it says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Said {
+    pub(super) epoch: Epoch,
+    /// The sequence that the next reading would have got.
+    pub(super) next: u64,
+    /// Whether it was written in this boot: then it is exact.
+    pub(super) exact: bool,
+}
 
 /// The file.
 #[derive(Debug)]
 pub(super) struct Reached {
     path: PathBuf,
+    boot: BootId,
     file: Option<File>,
     failed: bool,
 }
 
 impl Reached {
-    /// The file in `dir`, and what it says: an epoch and the sequence that its next reading would have got.
-    pub(super) fn open(dir: &Path) -> (Self, Option<(Epoch, u64)>) {
+    /// The file in `dir`, and what it says in this `boot`.
+    pub(super) fn open(dir: &Path, boot: BootId) -> (Self, Option<Said>) {
         let path = dir.join(FILE);
-        let said = std::fs::read(&path).ok().and_then(|bytes| parse(&bytes));
+        let said = std::fs::read(&path)
+            .ok()
+            .and_then(|bytes| parse(&bytes, boot));
         let this = Self {
             path,
+            boot,
             file: None,
             failed: false,
         };
@@ -75,24 +91,30 @@ impl Reached {
                     .open(&self.path)?,
             ),
         };
-        file.write_all_at(&record(epoch, next), 0)
+        file.write_all_at(&record(epoch, next, self.boot), 0)
     }
 }
 
-fn record(epoch: Epoch, next: u64) -> [u8; RECORD_BYTES] {
+fn record(epoch: Epoch, next: u64, boot: BootId) -> [u8; RECORD_BYTES] {
     let mut record = [0; RECORD_BYTES];
-    let (head, checksum) = record.split_at_mut(12);
+    let (head, checksum) = record.split_at_mut(RECORD_BYTES - 4);
     let fields = epoch.0.to_le_bytes().into_iter().chain(next.to_le_bytes());
     head.iter_mut()
-        .zip(fields)
+        .zip(fields.chain(boot.0.to_le_bytes()))
         .for_each(|(to, from)| *to = from);
     checksum.copy_from_slice(&crc32fast::hash(head).to_le_bytes());
     record
 }
 
-fn parse(bytes: &[u8]) -> Option<(Epoch, u64)> {
+fn parse(bytes: &[u8], now: BootId) -> Option<Said> {
     let (epoch, rest) = bytes.split_first_chunk::<4>()?;
-    let (next, _) = rest.split_first_chunk::<8>()?;
+    let (next, rest) = rest.split_first_chunk::<8>()?;
+    let (boot, _) = rest.split_first_chunk::<4>()?;
     let (epoch, next) = (Epoch(u32::from_le_bytes(*epoch)), u64::from_le_bytes(*next));
-    (bytes == record(epoch, next)).then_some((epoch, next))
+    let boot = BootId(u32::from_le_bytes(*boot));
+    (bytes == record(epoch, next, boot)).then_some(Said {
+        epoch,
+        next,
+        exact: boot == now,
+    })
 }

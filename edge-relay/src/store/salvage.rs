@@ -133,10 +133,14 @@ impl Opening<'_> {
         salt: u32,
         marks: &EpochMarksV1,
     ) -> Loaded {
-        let carved = carve::carve(&dir.join("db"), name.epoch.0, salt).unwrap_or_else(|error| {
-            tracing::warn!(%error, segment = %dir.display(), "cannot be read");
-            Carved::default()
-        });
+        let mut carved =
+            carve::carve(&dir.join("db"), name.epoch.0, salt).unwrap_or_else(|error| {
+                tracing::warn!(%error, segment = %dir.display(), "cannot be read");
+                Carved::default()
+            });
+        if let Some(below) = self.acknowledged_below {
+            carved.leave_out_unfinished(name.first, below);
+        }
         let Some(end) = carved.frames.last().map(Indexed::end) else {
             let expected = marks.next > name.first || carved.broken > 0;
             return if expected {

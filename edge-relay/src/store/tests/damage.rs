@@ -348,3 +348,31 @@ fn a_second_process_on_the_directory_is_a_clear_error() {
         "{error}"
     );
 }
+
+/// What a kill in the middle of a commit leaves: frames behind a gap that nobody was told of.
+#[test]
+fn a_commit_that_a_kill_cut_short_is_no_loss_and_no_new_epoch() {
+    use crate::store::carve::{Carved, Indexed};
+    let frame = |first, count| Indexed {
+        first,
+        count,
+        places: Vec::new(),
+    };
+    let carved = || Carved {
+        frames: vec![frame(1, 10), frame(11, 10), frame(25, 5)],
+        broken: 1,
+    };
+    let ends = |acknowledged_below| {
+        let mut carved = carved();
+        carved.leave_out_unfinished(1, acknowledged_below);
+        (carved.frames.last().map(Indexed::end), carved.broken)
+    };
+    assert_eq!(
+        ends(21),
+        (Some(21), 0),
+        "all that was acknowledged is there"
+    );
+    assert_eq!(ends(15), (Some(21), 0));
+    assert_eq!(ends(22), (Some(30), 1), "one of the gap was acknowledged");
+    assert_eq!(ends(30), (Some(30), 1));
+}
