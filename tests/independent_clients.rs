@@ -167,7 +167,7 @@ fn queued_over_a_kill(run: &mut Run<'_>) {
     let mut absent = run.connect("absent", false);
     if matches!(run.kind.name, "mosquitto's tools") {
         // They cannot go on with a session without subscribing again.
-        subscribe(absent.as_mut(), "Ндоп/+/电表", 2);
+        absent.subscribe("Ндоп/+/电表", 2);
     }
     // QoS 0, to the one that is there.
     publisher.publish(TOPIC, &["last".to_owned()], 0, false);
@@ -259,14 +259,20 @@ fn works(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// A python that has paho: Debian's library is for Debian's python.
+fn python() -> Option<&'static str> {
+    let has_paho = |python: &&str| works(python, &["-c", "import paho.mqtt.client"]);
+    ["python3", "/usr/bin/python3"].into_iter().find(has_paho)
+}
+
 #[test]
 fn paho_in_python() {
-    if !works("python3", &["-c", "import paho.mqtt.client"]) {
+    if python().is_none() {
         return harness::skip("paho_in_python", "no python3 with paho-mqtt");
     }
     scenario(&Kind {
         name: "paho",
-        start: |options| Box::new(Script::start("python3", "paho.py", options)),
+        start: |options| Box::new(Script::start(python().unwrap(), "with_paho.py", options)),
         exactly_once: true,
     });
 }
@@ -278,7 +284,7 @@ fn mqtt_js() {
     }
     scenario(&Kind {
         name: "MQTT.js",
-        start: |options| Box::new(Script::start("node", "mqttjs.js", options)),
+        start: |options| Box::new(Script::start("node", "with_mqtt.js", options)),
         exactly_once: true,
     });
 }
@@ -294,11 +300,18 @@ fn rumqttc() {
 
 #[test]
 fn mosquittos_tools() {
-    if !works("mosquitto_sub", &["--version"]) && !works("mosquitto_pub", &["--version"]) {
-        let found = Command::new("mosquitto_pub").arg("--help").output();
-        if found.is_err() {
-            return harness::skip("mosquittos_tools", "no mosquitto_pub and mosquitto_sub");
-        }
+    // They print their version and fail, so `sh` asks where they are.
+    if !works(
+        "sh",
+        &[
+            "-c",
+            "command -v mosquitto_pub && command -v mosquitto_sub && command -v stdbuf",
+        ],
+    ) {
+        return harness::skip(
+            "mosquittos_tools",
+            "no mosquitto_pub, mosquitto_sub or stdbuf",
+        );
     }
     scenario(&Kind {
         name: "mosquitto's tools",
