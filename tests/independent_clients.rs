@@ -27,6 +27,8 @@ struct Kind {
     start: fn(&Options) -> Box<dyn Peer>,
     /// What it publishes with `QoS` 2 is one reading, also over the kill: it keeps its session.
     exactly_once: bool,
+    /// Whether `QoS` 2 publishes are on their way at the kill.
+    qos_2_at_kill: bool,
 }
 
 /// One version's run.
@@ -124,6 +126,7 @@ fn queued_over_a_kill(run: &mut Run<'_>) {
     let meter = run.ledger.meter(TOPIC);
     let mut publisher = run.connect("publisher", false);
     let mut expected = BTreeMap::new();
+    let mut later = Vec::new();
     for qos in [1, 2u8] {
         let mut payloads = Vec::new();
         for number in 1..=COUNT {
@@ -143,25 +146,27 @@ fn queued_over_a_kill(run: &mut Run<'_>) {
             expected.insert(text.clone(), (key, qos));
             payloads.push(text);
         }
-        publisher.publish(TOPIC, &payloads, qos, false);
+        if qos == 1 || run.kind.qos_2_at_kill {
+            publisher.publish(TOPIC, &payloads, qos, false);
+        } else {
+            later = payloads;
+        }
     }
     let mut acknowledged = BTreeSet::new();
     let mut killed = false;
     while acknowledged.len() < 2 * usize::try_from(COUNT).unwrap() {
-        let payload = expect(
-            publisher.as_mut(),
-            "an acknowledgement",
-            |said| match said {
-                Said::Acknowledged(payload) => Some(payload),
-                _ => None,
-            },
-        );
+        let what = format!("an acknowledgement after {}", acknowledged.len());
+        let payload = expect(publisher.as_mut(), &what, |said| match said {
+            Said::Acknowledged(payload) => Some(payload),
+            _ => None,
+        });
         run.ledger.acknowledged(expected[&payload].0);
         acknowledged.insert(payload);
         if acknowledged.len() == 20 && !killed {
             run.relay.kill();
             run.relay.start();
             killed = true;
+            publisher.publish(TOPIC, &later, 2, false);
         }
     }
     let mut absent = run.connect("absent", false);
@@ -274,6 +279,7 @@ fn paho_in_python() {
         name: "paho",
         start: |options| Box::new(Script::start(python().unwrap(), "with_paho.py", options)),
         exactly_once: true,
+        qos_2_at_kill: true,
     });
 }
 
@@ -286,6 +292,7 @@ fn mqtt_js() {
         name: "MQTT.js",
         start: |options| Box::new(Script::start("node", "with_mqtt.js", options)),
         exactly_once: true,
+        qos_2_at_kill: true,
     });
 }
 
@@ -295,6 +302,9 @@ fn rumqttc() {
         name: "rumqttc",
         start: |options| Box::new(rumqtt::Rumqtt::start(options)),
         exactly_once: true,
+        // Its event loop was seen to stop for good when the connection broke with QoS 2 in flight (0.25.1): with 92 of 120
+        // acknowledged, and none asked for any more.
+        qos_2_at_kill: false,
     });
 }
 
@@ -317,5 +327,6 @@ fn mosquittos_tools() {
         name: "mosquitto's tools",
         start: |options| Box::new(tools::Tools::start(options)),
         exactly_once: false,
+        qos_2_at_kill: true,
     });
 }
