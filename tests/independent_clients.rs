@@ -27,6 +27,8 @@ struct Kind {
     start: fn(&Options) -> Box<dyn Peer>,
     /// What it publishes with `QoS` 2 is one reading, also over the kill: it keeps its session.
     exactly_once: bool,
+    /// Whether `QoS` 2 publishes are on their way at the kill.
+    qos_2_at_kill: bool,
 }
 
 /// One version's run.
@@ -124,6 +126,7 @@ fn queued_over_a_kill(run: &mut Run<'_>) {
     let meter = run.ledger.meter(TOPIC);
     let mut publisher = run.connect("publisher", false);
     let mut expected = BTreeMap::new();
+    let mut later = Vec::new();
     for qos in [1, 2u8] {
         let mut payloads = Vec::new();
         for number in 1..=COUNT {
@@ -143,31 +146,33 @@ fn queued_over_a_kill(run: &mut Run<'_>) {
             expected.insert(text.clone(), (key, qos));
             payloads.push(text);
         }
-        publisher.publish(TOPIC, &payloads, qos, false);
+        if qos == 1 || run.kind.qos_2_at_kill {
+            publisher.publish(TOPIC, &payloads, qos, false);
+        } else {
+            later = payloads;
+        }
     }
     let mut acknowledged = BTreeSet::new();
     let mut killed = false;
     while acknowledged.len() < 2 * usize::try_from(COUNT).unwrap() {
-        let payload = expect(
-            publisher.as_mut(),
-            "an acknowledgement",
-            |said| match said {
-                Said::Acknowledged(payload) => Some(payload),
-                _ => None,
-            },
-        );
+        let what = format!("an acknowledgement after {}", acknowledged.len());
+        let payload = expect(publisher.as_mut(), &what, |said| match said {
+            Said::Acknowledged(payload) => Some(payload),
+            _ => None,
+        });
         run.ledger.acknowledged(expected[&payload].0);
         acknowledged.insert(payload);
         if acknowledged.len() == 20 && !killed {
             run.relay.kill();
             run.relay.start();
             killed = true;
+            publisher.publish(TOPIC, &later, 2, false);
         }
     }
     let mut absent = run.connect("absent", false);
     if matches!(run.kind.name, "mosquitto's tools") {
         // They cannot go on with a session without subscribing again.
-        subscribe(absent.as_mut(), "Ндоп/+/电表", 2);
+        absent.subscribe("Ндоп/+/电表", 2);
     }
     // QoS 0, to the one that is there.
     publisher.publish(TOPIC, &["last".to_owned()], 0, false);
@@ -259,15 +264,22 @@ fn works(program: &str, arguments: &[&str]) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// A python that has paho: Debian's library is for Debian's python.
+fn python() -> Option<&'static str> {
+    let has_paho = |python: &&str| works(python, &["-c", "import paho.mqtt.client"]);
+    ["python3", "/usr/bin/python3"].into_iter().find(has_paho)
+}
+
 #[test]
 fn paho_in_python() {
-    if !works("python3", &["-c", "import paho.mqtt.client"]) {
+    if python().is_none() {
         return harness::skip("paho_in_python", "no python3 with paho-mqtt");
     }
     scenario(&Kind {
         name: "paho",
-        start: |options| Box::new(Script::start("python3", "paho.py", options)),
+        start: |options| Box::new(Script::start(python().unwrap(), "with_paho.py", options)),
         exactly_once: true,
+        qos_2_at_kill: true,
     });
 }
 
@@ -278,8 +290,9 @@ fn mqtt_js() {
     }
     scenario(&Kind {
         name: "MQTT.js",
-        start: |options| Box::new(Script::start("node", "mqttjs.js", options)),
+        start: |options| Box::new(Script::start("node", "with_mqtt.js", options)),
         exactly_once: true,
+        qos_2_at_kill: true,
     });
 }
 
@@ -289,20 +302,31 @@ fn rumqttc() {
         name: "rumqttc",
         start: |options| Box::new(rumqtt::Rumqtt::start(options)),
         exactly_once: true,
+        // Its event loop was seen to stop for good when the connection broke with QoS 2 in flight (0.25.1): with 92 of 120
+        // acknowledged, and none asked for any more.
+        qos_2_at_kill: false,
     });
 }
 
 #[test]
 fn mosquittos_tools() {
-    if !works("mosquitto_sub", &["--version"]) && !works("mosquitto_pub", &["--version"]) {
-        let found = Command::new("mosquitto_pub").arg("--help").output();
-        if found.is_err() {
-            return harness::skip("mosquittos_tools", "no mosquitto_pub and mosquitto_sub");
-        }
+    // They print their version and fail, so `sh` asks where they are.
+    if !works(
+        "sh",
+        &[
+            "-c",
+            "command -v mosquitto_pub && command -v mosquitto_sub && command -v stdbuf",
+        ],
+    ) {
+        return harness::skip(
+            "mosquittos_tools",
+            "no mosquitto_pub, mosquitto_sub or stdbuf",
+        );
     }
     scenario(&Kind {
         name: "mosquitto's tools",
         start: |options| Box::new(tools::Tools::start(options)),
         exactly_once: false,
+        qos_2_at_kill: true,
     });
 }

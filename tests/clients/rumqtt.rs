@@ -52,11 +52,16 @@ impl Rumqtt {
             let run = move || {
                 while !stop.load(Ordering::Relaxed) {
                     match connection.recv_timeout(Duration::from_millis(20)) {
-                        Ok(Ok(event)) => teller.tell(of_v5(event)),
+                        Ok(Ok(event)) => match of_v5(event) {
+                            Some(Event::Disconnected) => break,
+                            event => teller.tell(event),
+                        },
                         Ok(Err(_)) => std::thread::sleep(Duration::from_millis(50)),
                         Err(_) => {}
                     }
                 }
+                drop(connection);
+                teller.ended();
             };
             (Client::V5(client), std::thread::spawn(run))
         } else {
@@ -64,11 +69,16 @@ impl Rumqtt {
             let run = move || {
                 while !stop.load(Ordering::Relaxed) {
                     match connection.recv_timeout(Duration::from_millis(20)) {
-                        Ok(Ok(event)) => teller.tell(of_v4(event)),
+                        Ok(Ok(event)) => match of_v4(event) {
+                            Some(Event::Disconnected) => break,
+                            event => teller.tell(event),
+                        },
                         Ok(Err(_)) => std::thread::sleep(Duration::from_millis(50)),
                         Err(_) => {}
                     }
                 }
+                drop(connection);
+                teller.ended();
             };
             (Client::V4(client), std::thread::spawn(run))
         };
@@ -85,7 +95,9 @@ impl Rumqtt {
 fn v4(options: &Options) -> rumqttc::MqttOptions {
     let relay = options.relay;
     let mut set = rumqttc::MqttOptions::new(&options.id, relay.ip().to_string(), relay.port());
-    set.set_clean_session(options.clean).set_inflight(10);
+    set.set_clean_session(options.clean)
+        .set_inflight(10)
+        .set_keep_alive(Duration::from_secs(5));
     if let Some((topic, payload)) = &options.will {
         let qos = rumqttc::QoS::AtLeastOnce;
         set.set_last_will(rumqttc::LastWill::new(
@@ -102,7 +114,8 @@ fn v5(options: &Options) -> rumqttc::v5::MqttOptions {
     let relay = options.relay;
     let mut set = rumqttc::v5::MqttOptions::new(&options.id, relay.ip().to_string(), relay.port());
     set.set_clean_start(options.clean)
-        .set_outgoing_inflight_upper_limit(10);
+        .set_outgoing_inflight_upper_limit(10)
+        .set_keep_alive(Duration::from_secs(5));
     if !options.clean {
         set.set_session_expiry_interval(Some(3600));
     }
@@ -162,12 +175,15 @@ struct Teller {
 }
 
 impl Teller {
+    fn ended(&self) {
+        let _ = self.say.send(Said::Disconnected);
+    }
+
     fn tell(&mut self, event: Option<Event>) {
         let said = match event {
             Some(Event::Connected(present)) => Said::Connected(Some(present)),
             Some(Event::Subscribed) => Said::Subscribed,
             Some(Event::Message(message)) => Said::Message(message),
-            Some(Event::Disconnected) => Said::Disconnected,
             Some(Event::Sent(id)) => {
                 // One that is sent again has its packet id already.
                 if id != 0 && !self.sent.contains_key(&id) {
@@ -180,7 +196,7 @@ impl Teller {
                 Some(payload) => Said::Acknowledged(payload),
                 None => return,
             },
-            None => return,
+            Some(Event::Disconnected) | None => return,
         };
         let _ = self.say.send(said);
     }
@@ -224,14 +240,6 @@ impl Peer for Rumqtt {
             Client::V4(client) => client.disconnect().unwrap(),
             Client::V5(client) => client.disconnect().unwrap(),
         }
-        // Its event loop would connect again.
-        let gone = self.gone.clone();
-        let thread = self.thread.take();
-        std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(30));
-            gone.store(true, Ordering::Relaxed);
-            thread.map(JoinHandle::join)
-        });
     }
 
     fn vanish(&mut self) {

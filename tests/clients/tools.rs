@@ -2,9 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -19,6 +19,8 @@ pub(crate) struct Tools {
     say: Sender<Said>,
     said: Receiver<Said>,
     gone: Arc<AtomicBool>,
+    /// One publisher at a time: they have one client id.
+    turn: Arc<Mutex<()>>,
 }
 
 impl Tools {
@@ -32,6 +34,7 @@ impl Tools {
             say,
             said,
             gone: Arc::default(),
+            turn: Arc::default(),
         };
         if tools.options.will.is_some() {
             tools.subscribe("nothing/of/interest", 0);
@@ -48,20 +51,26 @@ impl Tools {
         tools
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// `by_line`: it stays, and what it says comes at once.
+    fn command(&self, program: &str, by_line: bool) -> Command {
         let options = &self.options;
         let version = if options.version == 5 {
             "mqttv5"
         } else {
             "mqttv311"
         };
-        let mut command = Command::new(program);
+        let mut command = Command::new(if by_line { "stdbuf" } else { program });
+        if by_line {
+            command.args(["-oL", program]);
+        }
         command.args(["-h", &options.relay.ip().to_string(), "-V", version]);
         command.args(["-p", &options.relay.port().to_string(), "-i", &options.id]);
-        if !options.clean {
+        // A publisher that forgets its packet ids when it ends must not go on with its session.
+        let keeps = by_line && !options.clean;
+        if keeps {
             command.arg("-c");
         }
-        if !options.clean && options.version == 5 {
+        if keeps && options.version == 5 {
             command.args(["-x", "3600"]);
         }
         command.stdin(Stdio::null());
@@ -71,7 +80,7 @@ impl Tools {
 
 impl Peer for Tools {
     fn subscribe(&mut self, filter: &str, qos: u8) {
-        let mut command = self.command("mosquitto_sub");
+        let mut command = self.command("mosquitto_sub", true);
         command.args([
             "-t",
             filter,
@@ -113,7 +122,7 @@ impl Peer for Tools {
         let commands: Vec<(Command, String)> = payloads
             .iter()
             .map(|payload| {
-                let mut command = self.command("mosquitto_pub");
+                let mut command = self.command("mosquitto_pub", false);
                 command.args(["-t", topic, "-q", &qos.to_string(), "-m", payload]);
                 if retain {
                     command.arg("-r");
@@ -121,8 +130,9 @@ impl Peer for Tools {
                 (command, payload.clone())
             })
             .collect();
-        let (say, gone) = (self.say.clone(), self.gone.clone());
+        let (say, gone, turn) = (self.say.clone(), self.gone.clone(), self.turn.clone());
         std::thread::spawn(move || {
+            let _turn = turn.lock().unwrap();
             for (mut command, payload) in commands {
                 command.stderr(Stdio::null());
                 while !command.status().unwrap().success() {

@@ -90,14 +90,8 @@ impl Broker {
         let mut core = self.core.lock();
         let mut routed = Routed::default();
         let mut found = core.by_client.get(&attach.client_id).copied();
-        let mut previous = None;
-        if let Some(session) = found.and_then(|key| core.sessions.get_mut(&key))
-            && let Some(link) = session.link.take()
-        {
-            link.taken_over.cancel();
-            previous = Some(link.through);
-            self.stats.takeovers_total.one();
-        }
+        let previous = found.and_then(|key| core.take_over(key));
+        self.stats.takeovers_total.add(previous.is_some().into());
         let ends = |session: &Session| attach.clean_start || session.is_over(now);
         let ended = found.filter(|key| core.sessions.get(key).is_none_or(ends));
         let over = attach.clean_start || ended.is_some();
@@ -112,13 +106,7 @@ impl Broker {
             return Err(AttachError::TooMany);
         }
         let key = found.unwrap_or_else(|| core.begin_session(&attach.client_id));
-        let link = Link {
-            connection: attach.connection,
-            wake: Arc::new(Notify::new()),
-            taken_over: CancellationToken::new(),
-            through: CancellationToken::new(),
-            window: attach.window,
-        };
+        let link = Link::new(attach);
         if let Some(session) = core.sessions.get_mut(&key) {
             if found.is_some() {
                 session.disconnected(now);
@@ -251,7 +239,26 @@ impl Broker {
     }
 }
 
+impl Link {
+    fn new(attach: &Attach) -> Self {
+        Self {
+            connection: attach.connection,
+            wake: Arc::new(Notify::new()),
+            taken_over: CancellationToken::new(),
+            through: CancellationToken::new(),
+            window: attach.window,
+        }
+    }
+}
+
 impl Core {
+    /// Ends the connection that has the session, if any; its token says when all that it published is through.
+    fn take_over(&mut self, key: SessionKey) -> Option<CancellationToken> {
+        let link = self.sessions.get_mut(&key)?.link.take()?;
+        link.taken_over.cancel();
+        Some(link.through)
+    }
+
     fn begin_session(&mut self, client_id: &Arc<str>) -> SessionKey {
         let key = self.new_key();
         self.by_client.insert(client_id.clone(), key);
