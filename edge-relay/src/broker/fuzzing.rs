@@ -70,8 +70,11 @@ fn there_and_back(key: &[u8], value: &[u8]) {
         assert_eq!(Key::decode(&key.encode()), Some(key));
     }
     if let Some(delivery) = record::decode_delivery(value, NOW) {
-        let again = record::encode_delivery(&delivery, NOW);
+        let mut again = record::encode_delivery(&delivery, NOW);
         assert_eq!(record::decode_delivery(&again, NOW), Some(delivery));
+        let bit = key.len() * 31 % (again.len() * 8);
+        again[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(record::decode_delivery(&again, NOW), None, "bit {bit}");
     }
     if let Some(message) = record::decode_message(value, NOW) {
         let again = record::encode_message(&message, NOW);

@@ -125,7 +125,9 @@ fn word(input: &mut Input<'_>, step: u8) -> Vec<u8> {
         80..120 => {
             let id = [0, input.byte() % 12];
             match input.byte() {
-                0..128 => vec![0x40, 2, id[0], id[1]],
+                0..100 => vec![0x40, 2, id[0], id[1]],
+                // Nobody was there to get it.
+                100..128 => vec![0x40, 3, id[0], id[1], 0x10],
                 other => vec![0x40, 3, id[0], id[1], other],
             }
         }

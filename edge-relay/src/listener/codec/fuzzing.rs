@@ -98,6 +98,12 @@ fn like_rumqttc_4(packet: &Packet<'_>, bytes: &[u8]) {
         _ => false,
     };
     assert!(same, "we read {packet:?}, rumqttc {theirs:?}");
+    // MQTT 3.1.1 has one way to say a thing.
+    let mut again = BytesMut::new();
+    theirs
+        .write(&mut again, BYTES_MAX)
+        .expect("it can be written");
+    assert_eq!(again, bytes, "{packet:?} is written otherwise");
 }
 
 fn like_rumqttc_5(packet: &Packet<'_>, bytes: &[u8]) {
