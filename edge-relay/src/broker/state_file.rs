@@ -16,6 +16,8 @@ use crate::durable;
 /// Pieces of values (`state`) are so small that none leaves a segment of this size for an unsynced file.
 const SEGMENT_BYTES: usize = 512 * 1024;
 const CACHE_BYTES: u64 = 4 * 1024 * 1024;
+/// sled's own file with what a database was made with.
+const SETTINGS: &str = "conf";
 /// A file system in memory, for a moment at a start on a full disk.
 const IN_MEMORY: &str = "/dev/shm";
 /// How long the lock of a handle that was just dropped is waited for.
@@ -195,7 +197,7 @@ fn copy_files(from: &Path, to: &Path) -> std::io::Result<()> {
 /// The names of a new database must survive a power cut too, and so must the file with its settings, which sled does not
 /// sync.
 fn sync_new(dir: &Path) {
-    if let Err(error) = durable::sync_file(&dir.join("conf")) {
+    if let Err(error) = durable::sync_file(&dir.join(SETTINGS)) {
         tracing::warn!(%error, "the database's settings could not be synced");
     }
     for dir in [Some(dir), dir.parent()].into_iter().flatten() {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use fuzz_harness::{Input, within};
+use hub_bridge::clock::BootId;
 use hub_bridge::identity::Epoch;
 
 use super::{enough_memory, sealed};
@@ -12,7 +13,7 @@ use crate::drain_log::KeptDrains;
 use crate::store::envelope::{Kind, NO_SALT};
 use crate::store::identity::{self, Identity};
 use crate::store::marks::{self, MarksFile};
-use crate::store::reached::Reached;
+use crate::store::reached::{Reached, Said};
 use crate::store::refused::RefusedDir;
 use crate::store::segment::{Meta, SegmentName, Sidecar};
 
@@ -21,6 +22,7 @@ const NAME: SegmentName = SegmentName {
     first: 1,
 };
 const SALT: u32 = 99;
+const BOOT: BootId = BootId(1);
 
 pub(crate) fn files(data: &[u8]) {
     let mut input = Input::new(data);
@@ -138,13 +140,20 @@ fn identity(dir: &Path, input: &mut Input<'_>) {
 
 fn reached(dir: &Path, input: &mut Input<'_>) {
     let mut bytes = input.rest().to_vec();
-    if bytes.len() == 12 {
+    if bytes.len() == 16 {
         bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
     }
     fs::write(dir.join("reached"), bytes).unwrap();
-    let (mut file, said) = Reached::open(dir);
-    if let Some((epoch, next)) = said {
-        file.note(epoch, next);
-        assert_eq!(Reached::open(dir).1, said);
+    let (mut file, said) = Reached::open(dir, BOOT);
+    if let Some(said) = said {
+        file.note(said.epoch, said.next);
+        let again = Reached::open(dir, BOOT).1;
+        assert_eq!(
+            again,
+            Some(Said {
+                exact: true,
+                ..said
+            })
+        );
     }
 }
