@@ -45,9 +45,10 @@ enum Socket {
 
 impl Socket {
     fn watch(&mut self) -> io::Result<()> {
-        if let Self::Resting(stream, _) = std::mem::replace(self, Self::Gone) {
-            *self = Self::Watched(tokio::net::TcpStream::from_std(stream)?);
-        }
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Resting(stream, _) => Self::Watched(tokio::net::TcpStream::from_std(stream)?),
+            watched => watched,
+        };
         Ok(())
     }
 
@@ -116,8 +117,10 @@ impl AsyncRead for BulkTcp {
                 Err(error) => return Poll::Ready(Err(error)),
             }
         }
-        if let Socket::Watched(stream) = &mut this.socket {
-            ready!(Pin::new(stream).poll_read(cx, buffer))?;
+        match &mut this.socket {
+            Socket::Watched(stream) => ready!(Pin::new(stream).poll_read(cx, buffer))?,
+            Socket::Resting(..) => {}
+            Socket::Gone => return Poll::Ready(Err(gone())),
         }
         let count = buffer.filled().len() - before;
         if count > 0 && this.comes_fast(count) && !this.write_waits {

@@ -15,7 +15,7 @@ pub enum InvalidTopic {
     /// A topic name has no wildcards [MQTT-3.3.2-2].
     #[error("a topic name must not contain + or #")]
     WildcardInName,
-    /// `#` stands alone in the last level, `+` alone in its level [MQTT-4.7.1-1, MQTT-4.7.1-2].
+    /// `#` stands alone in the last level, `+` alone in its level [MQTT-4.7.1-1] [MQTT-4.7.1-2].
     #[error("# must be the whole last level and + a whole level")]
     MisplacedWildcard,
     /// `$share/{name}/{filter}`, with a name and a filter [MQTT-4.8.2-1, MQTT-4.8.2-2].
