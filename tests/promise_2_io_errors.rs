@@ -183,13 +183,12 @@ fn cuts(test: &str, mut recording: Recording, seed: u64) {
         .filter_map(|seed| replay::one(seed, &recording).err())
         .inspect(|failure| println!("{test}: {failure}"))
         .collect();
-    if !failures.is_empty() {
-        panic!(
-            "{} cuts break a promise; kept: {}",
-            failures.len(),
-            recording.keep().display()
-        );
-    }
+    assert!(
+        failures.is_empty(),
+        "{} cuts break a promise; kept: {}",
+        failures.len(),
+        recording.keep().display()
+    );
 }
 
 #[test]

@@ -108,7 +108,7 @@ struct Acks {
 
 impl Acks {
     fn read(&mut self, socket: &mut TcpStream) -> Result<()> {
-        let mut buffer = [0; 64 * 1024];
+        let mut buffer = vec![0; 64 * 1024];
         loop {
             match socket.read(&mut buffer) {
                 Ok(0) => bail!("the hub closed the connection"),

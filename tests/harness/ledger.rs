@@ -164,10 +164,9 @@ impl Ledger {
             ..Books::default()
         };
         for (at, event) in journal {
-            if *at < moment_ns || matches!(event, Event::Sent(..)) {
-                if let Err(violation) = books.enter(*event) {
-                    books.violations.push(violation);
-                }
+            let counts = *at < moment_ns || matches!(event, Event::Sent(..));
+            if counts && let Err(violation) = books.enter(*event) {
+                books.violations.push(violation);
             }
         }
         Self {

@@ -107,9 +107,9 @@ enum End {
 /// Runs it all and prints the table; status 1 where a case failed.
 pub(crate) fn run(plan: &Plan) -> Result<ExitCode> {
     if plan.list {
-        KINDS
-            .iter()
-            .for_each(|kind| println!("{:<12}{}", kind.name, kind.what));
+        for kind in KINDS {
+            println!("{:<12}{}", kind.name, kind.what);
+        }
         return Ok(ExitCode::SUCCESS);
     }
     println!("torture: --seed {}", plan.seed);

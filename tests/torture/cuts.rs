@@ -15,6 +15,7 @@ const READINGS: u64 = 3;
 /// No exchange is longer, in bytes.
 const BYTES_MAX: u64 = 4_000;
 
+#[allow(clippy::unnecessary_wraps)] // other kinds may say why they cannot run
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let stride = CASES_A_PASS * if case.quick { 8 } else { 1 };
     let mut village = Village::with_own_hub();

@@ -10,6 +10,7 @@ use crate::village::{Village, listening};
 /// Tempers a case.
 const TEMPERS: u64 = 20;
 
+#[allow(clippy::unnecessary_wraps)] // other kinds may say why they cannot run
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::with_own_hub();
     village.start(case);

@@ -86,6 +86,7 @@ fn edit(relay: &mut Relay, case: &mut Case) {
     }
 }
 
+#[allow(clippy::unnecessary_wraps)] // other kinds may say why they cannot run
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::new(case);
     village.start(case);

@@ -21,6 +21,7 @@ use crate::wreck::{self, LOCAL, Wreck};
 /// multiple of a number of damages, so that each case has some of each.
 const CASES_A_PASS: u64 = 11;
 
+#[allow(clippy::unnecessary_wraps)] // other kinds may say why they cannot run
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let cases_a_pass = CASES_A_PASS * if case.quick { 3 } else { 1 };
     let pass = case.number / cases_a_pass;

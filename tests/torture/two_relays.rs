@@ -10,6 +10,7 @@ use crate::village::{Village, listening};
 /// Second relays, a case.
 const TIMES: u64 = 10;
 
+#[allow(clippy::unnecessary_wraps)] // other kinds may say why they cannot run
 pub(crate) fn run(case: &mut Case) -> Result<(), String> {
     let mut village = Village::new(case);
     village.start(case);

@@ -355,15 +355,15 @@ mod tests {
 
     /// Also what it says is lost.
     fn open_and_say(root: &Path) -> (State, HashMap<Vec<u8>, Vec<u8>>, Option<String>) {
-        let stats: Arc<MqttStats> = Arc::default();
+        let counters: Arc<MqttStats> = Arc::default();
         let (state, found) = State::open(
             &root.join("state"),
             &root.join("quarantine"),
             Duration::from_secs(1),
-            stats.clone(),
+            counters.clone(),
         )
         .unwrap();
-        let damage = stats.state_damage.get().cloned();
+        let damage = counters.state_damage.get().cloned();
         (state, found.into_iter().collect(), damage)
     }
 

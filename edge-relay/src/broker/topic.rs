@@ -18,7 +18,7 @@ pub enum InvalidTopic {
     /// `#` stands alone in the last level, `+` alone in its level [MQTT-4.7.1-1] [MQTT-4.7.1-2].
     #[error("# must be the whole last level and + a whole level")]
     MisplacedWildcard,
-    /// `$share/{name}/{filter}`, with a name and a filter [MQTT-4.8.2-1, MQTT-4.8.2-2].
+    /// `$share/{name}/{filter}`, with a name and a filter [MQTT-4.8.2-1] [MQTT-4.8.2-2].
     #[error("a shared subscription is $share/NAME/FILTER, and NAME has no +, #")]
     BadShare,
 }

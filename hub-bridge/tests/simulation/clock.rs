@@ -69,7 +69,7 @@ impl World {
             }
             4 | 5 => {
                 self.clock.quality = ClockQuality::Synchronised;
-                self.to_before_the_window();
+                self.jump_before_the_window();
                 "to just before the window"
             }
             _ => {
@@ -83,7 +83,7 @@ impl World {
     }
 
     /// Sometimes of a day on which daylight saving begins or ends.
-    fn to_before_the_window(&mut self) {
+    fn jump_before_the_window(&mut self) {
         let near = self.wall();
         let on_transition = self.rng.chance(0.5);
         if let Some(start) = self.scene.window_start_after(near, on_transition) {

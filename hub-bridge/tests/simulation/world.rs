@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::fmt;
+use std::fmt::Write as _;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
@@ -234,7 +235,7 @@ impl World {
     pub fn trace(&self) -> String {
         let mut text = String::new();
         for (at, note) in &self.trace {
-            text += &format!("{:>14.6}  {note:?}\n", at.as_secs_f64());
+            let _ = writeln!(text, "{:>14.6}  {note:?}", at.as_secs_f64());
         }
         text
     }

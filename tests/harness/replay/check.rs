@@ -147,7 +147,7 @@ fn enter_waiting(store: &Store, state: &EpochState, ledger: &Ledger) -> Result<u
         count += batch.readings.len() as u64;
         match batch.next {
             Some(next) if next > from => from = next,
-            _ => return Err(format!("reading does not get past {from} of {:?}", state)),
+            _ => return Err(format!("reading does not get past {from} of {state:?}")),
         }
     }
     Ok(count)
@@ -235,11 +235,11 @@ fn broker(settings: &Settings, journal: &LocalJournal, moment_ns: u64) -> Result
     let broker = Broker::open(&settings.listener, clock, stats, &[], &[])
         .map_err(|error| format!("the broker's state does not open: {error}"))?;
     let promised = Promised::before(journal, moment_ns);
-    for session in 0..SESSIONS.len() {
+    for (session, (client, _)) in SESSIONS.iter().enumerate() {
         if promised.subscribed(session) {
-            let (present, queued) = take(&broker, SESSIONS[session].0, None)?;
+            let (present, queued) = take(&broker, client, None)?;
             if !present {
-                return Err(format!("the session {} is gone", SESSIONS[session].0));
+                return Err(format!("the session {client} is gone"));
             }
             promised.check_queue(session, &queued)?;
         }
@@ -254,12 +254,11 @@ fn broker(settings: &Settings, journal: &LocalJournal, moment_ns: u64) -> Result
         .sum())
 }
 
+/// Topics with payloads.
+type Publishes = Vec<(String, Vec<u8>)>;
+
 /// What a client gets at once: whether its session was there, and topics with payloads.
-fn take(
-    broker: &Broker,
-    client: &str,
-    filter: Option<&str>,
-) -> Result<(bool, Vec<(String, Vec<u8>)>), String> {
+fn take(broker: &Broker, client: &str, filter: Option<&str>) -> Result<(bool, Publishes), String> {
     let attach = Attach {
         client_id: client.into(),
         clean_start: filter.is_some(),

@@ -39,12 +39,12 @@ pub fn check(root: &Path, recording: &Recording, moment_ns: u64) -> Result<(), S
         .publish(5)
         .map_err(|error| format!("no reading is taken: {error}"))?;
     let promised = Promised::before(&recording.local, moment_ns);
-    for session in 0..SESSIONS.len() {
+    for (session, (client, _)) in SESSIONS.iter().enumerate() {
         if promised.subscribed(session) {
             let due = promised.due(session).len();
-            let (present, queued) = subscriber(relay.mqtt, SESSIONS[session].0, None, due)?;
+            let (present, queued) = subscriber(relay.mqtt, client, None, due)?;
             if !present {
-                return Err(format!("the session {} is gone", SESSIONS[session].0));
+                return Err(format!("the session {client} is gone"));
             }
             promised.check_queue(session, &queued)?;
         }

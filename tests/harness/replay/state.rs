@@ -224,8 +224,6 @@ impl Choice<'_> {
         };
         let last = versions.len();
         let (number, may_tear) = match self.luck {
-            Luck::Nothing => (0, false),
-            Luck::Everything => (last, false),
             Luck::Files => (if whole { last } else { 0 }, false),
             Luck::Until(until) => {
                 let number = versions.partition_point(|(at, _)| *at < until);
@@ -233,9 +231,9 @@ impl Choice<'_> {
                 (number, number < last)
             }
             Luck::OneHole if special => (self.random.random_range(0..last), true),
-            Luck::OneHole => (last, false),
+            Luck::Everything | Luck::OneHole => (last, false),
             Luck::OneLeft if special => (self.random.random_range(1..=last), true),
-            Luck::OneLeft => (0, false),
+            Luck::Nothing | Luck::OneLeft => (0, false),
             Luck::Each(chance) => {
                 let kept = self.random.random_bool(chance);
                 (
