@@ -10,6 +10,7 @@
 //! and the caller must acknowledge nobody.
 
 mod log_end;
+mod one_cpu;
 mod sled_pool;
 
 use std::ffi::CString;
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use log_end::LogEnd;
+pub use one_cpu::commit_on_one_cpu;
 pub use sled_pool::rest_surplus_threads;
 
 /// How often our `sync_file_range` has synced.
@@ -45,6 +47,7 @@ mod interpose {
             return 0;
         }
         super::sled_pool::rest_if_asked(fd);
+        super::one_cpu::writing();
         // SAFETY: fdatasync takes any integer; a wrong descriptor is an error it returns.
         let result = unsafe { libc::fdatasync(fd) };
         if result == 0 {

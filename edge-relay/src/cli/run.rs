@@ -20,7 +20,10 @@ pub(super) fn run(file: &Path) -> anyhow::Result<Ended> {
         }
     };
     let log_handle = logs::start(&start.loaded.settings.log);
+    // The listener and all that is not the bridge's or blocks. A second thread would cost each reading a wake-up, and one
+    // takes several times what the disk does.
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .context("no runtime")?;

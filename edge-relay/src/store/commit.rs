@@ -23,7 +23,7 @@ use super::repeat::Recent;
 use super::segment::{Medium, Meta, SegmentName};
 use super::shared::Shared;
 use super::{AppendError, Committed, NewReading};
-use crate::durable::DurableError;
+use crate::durable::{self, DurableError};
 
 /// At most so many bytes of readings share one flush.
 const COMMIT_BYTES_MAX: usize = 1024 * 1024;
@@ -161,6 +161,7 @@ impl Committer {
 
     /// Runs until the queue is closed and empty.
     pub(super) fn run(mut self) {
+        durable::commit_on_one_cpu();
         // A disk that is full at the start is known before the first reading comes.
         match self.room_for(0, true) {
             Ok(()) => self.shared.recovered(),

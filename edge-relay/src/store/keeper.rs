@@ -12,6 +12,9 @@ use super::shared::Shared;
 /// Marks are written at the latest so long after a change.
 const MARKS_WRITE_WITHIN: Duration = Duration::from_millis(50);
 
+/// How long a burst of changes gathers before they are looked at.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// Marks are synced at the latest so long after a change, and after [`MANY_READINGS`] came.
 const MARKS_SYNC_WITHIN: Duration = Duration::from_secs(1);
 
@@ -40,8 +43,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         let idle = if live_done { ROLL_IDLE } else { IDLE };
         let (asked, closing) = wait(shared, patience(shared, synced.elapsed(), idle));
         if asked && !closing {
-            // Let a burst of changes gather.
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(GATHER);
         }
         let sync = sync_due(shared).is_some_and(|due| synced.elapsed() >= due);
         if sync {

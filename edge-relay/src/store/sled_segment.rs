@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::fs::Dir;
 
 use super::ahead::Ahead;
 use super::frame::{self, Frame};
@@ -60,7 +61,35 @@ pub(super) struct SledSegment {
     db: Option<sled::Db>,
     runs: Mutex<Runs>,
     ahead: Mutex<Ahead>,
-    blobs: PathBuf,
+    blobs: Blobs,
+}
+
+/// The directory where sled puts what does not fit its log, and which it never syncs.
+struct Blobs {
+    path: PathBuf,
+    open: Mutex<Dir>,
+}
+
+impl Blobs {
+    fn open(path: PathBuf) -> Result<Self, DurableError> {
+        let dir = fs::File::open(&path)
+            .and_then(|file| Ok(Dir::new(file)?))
+            .map_err(DurableError::io(&path))?;
+        let open = Mutex::new(dir);
+        Ok(Self { path, open })
+    }
+
+    fn must_be_empty(&self) -> Result<(), DurableError> {
+        let mut dir = self.open.lock();
+        dir.rewind();
+        while let Some(entry) = dir.read() {
+            let entry = entry.map_err(|e| DurableError::io(&self.path)(e.into()))?;
+            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                return Err(DurableError::Blobs(self.path.clone()));
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for SledSegment {
@@ -85,13 +114,13 @@ impl SledSegment {
             db: Some(db),
             runs: Mutex::default(),
             ahead: Mutex::new(Ahead::of(&dir.join("db"))),
-            blobs: dir.join("blobs"),
+            blobs: Blobs::open(dir.join("blobs"))?,
         };
         segment.flush(syncs)?;
         for file in ["db", "conf"] {
             durable::sync_file(&dir.join(file))?;
         }
-        durable::sync_dir(&segment.blobs)?;
+        durable::sync_dir(&segment.blobs.path)?;
         durable::sync_dir(dir)?;
         if let Some(parent) = dir.parent() {
             durable::sync_dir(parent)?;
@@ -162,11 +191,7 @@ impl SledSegment {
         let db = self.db()?;
         catch_unwind(AssertUnwindSafe(|| durable::flush(db, Some(syncs_before))))
             .unwrap_or_else(|_| Err(panicked()))?;
-        let mut blobs = fs::read_dir(&self.blobs).map_err(DurableError::io(&self.blobs))?;
-        match blobs.next() {
-            None => Ok(()),
-            Some(_) => Err(DurableError::Blobs(self.blobs.clone())),
-        }
+        self.blobs.must_be_empty()
     }
 }
 
