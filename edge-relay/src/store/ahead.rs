@@ -32,6 +32,8 @@ pub(super) struct Ahead {
     /// Opened to append; `None` where that failed: then the log grows as it is written.
     file: Option<File>,
     end: LogEnd,
+    /// At least so long is the file.
+    length: u64,
 }
 
 impl Ahead {
@@ -42,6 +44,7 @@ impl Ahead {
         Self {
             file: file.ok(),
             end,
+            length: 0,
         }
     }
 
@@ -52,8 +55,11 @@ impl Ahead {
             return;
         }
         let needed = self.end.get() + bytes as u64 + MARGIN_BYTES;
-        let length = file.metadata().map_or(u64::MAX, |m| m.len());
-        if length < needed && file.write_all(&vec![0; CHUNK_BYTES]).is_err() {
+        if self.length >= needed {
+            return;
+        }
+        self.length = file.metadata().map_or(u64::MAX, |m| m.len());
+        if self.length < needed && file.write_all(&vec![0; CHUNK_BYTES]).is_err() {
             self.file = None;
         }
     }

@@ -38,6 +38,9 @@ const QUOTA_FREE_AGAIN: u64 = 20;
 /// See [`QUOTA_FREE_AGAIN`].
 const FREE_AGAIN_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
+/// How long what the disk had free is believed, less what was committed since.
+const FREE_KNOWN_FOR: Duration = Duration::from_millis(10);
+
 /// How often an unwell store looks whether it is well again while nothing comes.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 
@@ -145,6 +148,8 @@ pub(super) struct Committer {
     backoff: Duration,
     /// The size of the batch that did not fit, in bytes: what must fit before the store is well again.
     refused_bytes: u64,
+    /// How much was free on the disk when it was asked last.
+    free: Option<(Instant, u64)>,
 }
 
 impl Committer {
@@ -156,6 +161,7 @@ impl Committer {
             recent,
             backoff: BACKOFF.0,
             refused_bytes: 0,
+            free: None,
         }
     }
 
@@ -283,7 +289,7 @@ impl Committer {
 
     /// Whether `bytes` more may be kept; makes room where forwarded segments take it. `again`: whether there is so
     /// much room that a store which was full is not so again with the next batch.
-    fn room_for(&self, bytes: u64, again: bool) -> Result<(), CommitError> {
+    fn room_for(&mut self, bytes: u64, again: bool) -> Result<(), CommitError> {
         let (bytes_max, free_min) = {
             let settings = self.shared.settings.read();
             let room = settings.segment_bytes.min(FREE_AGAIN_BYTES_MAX);
@@ -305,12 +311,12 @@ impl Committer {
             )));
         }
         loop {
-            let dir = &self.shared.backlog_dir;
-            let free = self.medium.free_bytes(dir).map_err(DurableError::io(dir))?;
-            self.shared.disk_free_bytes.store(free, Ordering::Relaxed);
+            let free = self.free_bytes(again)?;
             if free >= free_min.saturating_add(bytes) {
+                self.free = self.free.map(|(at, _)| (at, free.saturating_sub(bytes)));
                 return Ok(());
             }
+            self.free = None;
             if !self.shared.remove_oldest_done()
                 && !quarantine::remove_oldest(&self.shared.data_dir)
             {
@@ -321,7 +327,23 @@ impl Committer {
         }
     }
 
+    /// What the disk has free; asked of it where that is not known, or not `surely` enough.
+    fn free_bytes(&mut self, surely: bool) -> Result<u64, CommitError> {
+        if let Some((at, free)) = self.free
+            && !surely
+            && at.elapsed() < FREE_KNOWN_FOR
+        {
+            return Ok(free);
+        }
+        let dir = &self.shared.backlog_dir;
+        let free = self.medium.free_bytes(dir).map_err(DurableError::io(dir))?;
+        self.shared.disk_free_bytes.store(free, Ordering::Relaxed);
+        self.free = Some((Instant::now(), free));
+        Ok(free)
+    }
+
     fn failed(&mut self, error: &CommitError) {
+        self.free = None;
         match error {
             CommitError::Full(reason) => {
                 self.shared.health.set(StoreHealth::Full {
