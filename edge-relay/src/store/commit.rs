@@ -39,7 +39,7 @@ const QUOTA_FREE_AGAIN: u64 = 20;
 const FREE_AGAIN_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// How long what the disk had free is believed, less what was committed since.
-const FREE_KNOWN_FOR: Duration = Duration::from_millis(10);
+pub(super) const FREE_KNOWN_FOR: Duration = Duration::from_millis(10);
 
 /// How often an unwell store looks whether it is well again while nothing comes.
 const PROBE_EVERY: Duration = Duration::from_millis(500);

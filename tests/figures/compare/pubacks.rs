@@ -89,9 +89,10 @@ fn shapes(arguments: &Arguments) -> Result<Vec<(usize, usize)>> {
     Ok(vec![(clients, arguments.number("in_flight", 20)?)])
 }
 
-/// A short warm-up, then the load.
+/// A short warm-up, then the load; what the server before it left to be written back is written before.
 #[allow(clippy::cast_precision_loss)] // far below 2^52 readings
 fn one(kind: Kind, load: Load, limit: Duration) -> Result<Round> {
+    nix::unistd::sync();
     let data = tempfile::tempdir()?;
     let server = Server::start(kind, data.path())?;
     let warm = Load {

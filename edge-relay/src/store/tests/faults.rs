@@ -165,6 +165,7 @@ fn the_ring_goes_first_when_the_disk_is_nearly_full() {
     let before = store.stats().segments_done;
     assert!(before > 1);
     faults.free_bytes.store(1000, Ordering::SeqCst);
+    std::thread::sleep(super::super::commit::FREE_KNOWN_FOR);
     let error = append(&store, vec![reading(2000, 200)]);
     assert!(matches!(error, Err(AppendError::Quota)), "{error:?}");
     assert_eq!(store.stats().segments_done, 0);
