@@ -85,6 +85,8 @@ pub struct Failure {
     pub(crate) version: VersionHint,
     /// Whether it may be the fault of a reading that was in flight.
     pub(crate) accuses: bool,
+    /// Whether the hub said it, in a DISCONNECT.
+    pub(crate) was_said: bool,
 }
 
 /// What a failure before CONNACK says about the version that was offered.
@@ -106,6 +108,7 @@ impl Failure {
             detail: detail.into(),
             version: VersionHint::None,
             accuses: true,
+            was_said: false,
         }
     }
 
@@ -217,7 +220,10 @@ pub(crate) fn of_disconnect(reason: Reason5, words: Option<&str>) -> Failure {
         _ => ErrorClass::Refused,
     };
     let words = words.unwrap_or("no reason string");
-    Failure::new(class, format!("DISCONNECT {reason:?} ({words})"))
+    Failure {
+        was_said: true,
+        ..Failure::new(class, format!("DISCONNECT {reason:?} ({words})"))
+    }
 }
 
 #[cfg(test)]

@@ -11,6 +11,9 @@ use std::sync::Arc;
 pub(crate) trait OfClient {
     /// The publishing client.
     fn client(&self) -> &Arc<str>;
+
+    /// About how much memory it takes.
+    fn bytes(&self) -> usize;
 }
 
 #[derive(Debug)]
@@ -44,6 +47,7 @@ pub(crate) struct Lanes<T> {
     rows: Vec<Lane<T>>,
     clients: HashMap<Arc<str>, Client<T>>,
     queued: usize,
+    queued_bytes: usize,
 }
 
 impl<T: OfClient> Lanes<T> {
@@ -53,6 +57,7 @@ impl<T: OfClient> Lanes<T> {
             rows: Vec::new(),
             clients: HashMap::new(),
             queued: 0,
+            queued_bytes: 0,
         }
     }
 
@@ -110,6 +115,7 @@ impl<T: OfClient> Lanes<T> {
         };
         client.queued += 1;
         self.queued += 1;
+        self.queued_bytes += item.bytes();
         if let Some((_, held)) = &mut client.moving {
             held.push_back(item);
         } else if let Some(lane) = self.rows.get_mut(client.lane) {
@@ -171,6 +177,7 @@ impl<T: OfClient> Lanes<T> {
 
     fn departs(&mut self, item: &T) {
         self.queued = self.queued.saturating_sub(1);
+        self.queued_bytes = self.queued_bytes.saturating_sub(item.bytes());
         if let Some(client) = self.clients.get_mut(item.client()) {
             client.queued = client.queued.saturating_sub(1);
             client.in_flight += 1;
@@ -207,6 +214,11 @@ impl<T: OfClient> Lanes<T> {
     /// How many items wait.
     pub(crate) fn queued(&self) -> usize {
         self.queued
+    }
+
+    /// How many bytes wait.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.queued_bytes
     }
 
     /// How many clients have items that wait or are in flight.
@@ -271,6 +283,10 @@ mod tests {
         fn client(&self) -> &Arc<str> {
             &self.client
         }
+
+        fn bytes(&self) -> usize {
+            7
+        }
     }
 
     proptest! {
@@ -321,7 +337,7 @@ mod tests {
             }
             prop_assert_eq!(taken, pushed);
             prop_assert!(lanes.clients.is_empty());
-            prop_assert_eq!(lanes.queued(), 0);
+            prop_assert_eq!((lanes.queued(), lanes.queued_bytes()), (0, 0));
             prop_assert!(lanes.rows.iter().all(|lane| lane.clients == 0 && lane.in_flight == 0));
         }
     }

@@ -10,6 +10,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -31,6 +32,9 @@ pub trait Network: Send + Sync + 'static {
     fn connect(&self, host: &str, port: u16) -> Connecting;
 }
 
+/// How long an address is tried where the name has another.
+const ADDRESS_MAX: Duration = Duration::from_secs(5);
+
 /// TCP, with small packets sent at once and many small ones read in bulk.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tcp;
@@ -39,11 +43,27 @@ impl Network for Tcp {
     fn connect(&self, host: &str, port: u16) -> Connecting {
         let host = host.to_owned();
         Box::pin(async move {
-            let stream = TcpStream::connect((host, port)).await?;
+            let stream = connect_to_any(&host, port).await?;
             stream.set_nodelay(true)?;
             Ok(Box::new(BulkTcp::new(stream)) as Box<dyn Stream>)
         })
     }
+}
+
+/// The first address of `host` that answers; those before the last have a limit, for behind one that swallows what is sent there may be one
+/// that works.
+async fn connect_to_any(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
+    let last = addresses
+        .pop()
+        .ok_or_else(|| io::Error::other("the name has no address"))?;
+    for address in addresses {
+        let tried = tokio::time::timeout(ADDRESS_MAX, TcpStream::connect(address)).await;
+        if let Ok(Ok(stream)) = tried {
+            return Ok(stream);
+        }
+    }
+    TcpStream::connect(last).await
 }
 
 /// Work that may block on the disk.

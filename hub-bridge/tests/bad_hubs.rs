@@ -372,7 +372,9 @@ async fn a_hub_that_offers_5_gets_identities_even_after_two_cuts() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_hub_says_to_a_connect_has_its_class_and_its_wait() {
-    let cases: [(Vec<u8>, ErrorClass); 3] = [
+    let cases: [(Vec<u8>, ErrorClass); 4] = [
+        // Without properties, as mosquitto has it.
+        (vec![0x20, 3, 0, 0, 0, 0xe0, 1, 0x8e], ErrorClass::TakenOver),
         (vec![0x20, 3, 0, 0x86, 0], ErrorClass::Auth),
         (vec![0x20, 3, 0, 0x85, 0], ErrorClass::Refused),
         (

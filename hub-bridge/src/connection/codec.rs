@@ -170,6 +170,12 @@ fn read5(frame: &mut BytesMut) -> Result<Heard, Failure> {
             let normal = v5::DisconnectReasonCode::NormalDisconnection;
             return Err(classify::of_disconnect(normal, None));
         }
+        // The form without properties, which mosquitto sends; rumqttc looks for their length all the same.
+        [0xe0, 1, code] => {
+            let reason = v5::DisconnectReasonCode::try_from(code)
+                .map_err(|error| broken(&error.to_string()))?;
+            return Err(classify::of_disconnect(reason, None));
+        }
         [0x20, 2, _, code] => return Err(classify::of_connack_in_311(code)),
         _ => {}
     }

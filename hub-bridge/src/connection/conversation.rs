@@ -20,6 +20,8 @@ use crate::platform::{Network, Stream};
 
 /// So much is read at once: the PUBACKs of 4,096 publishes.
 const READ_BYTES: usize = 16 * 1024;
+/// How long is listened after an error for what came before it; longer than `bulk_tcp` rests.
+const LAST_WORDS: Duration = Duration::from_millis(10);
 /// While so much waits to be written, no more is taken from the link.
 const WRITE_BYTES: usize = 256 * 1024;
 
@@ -235,10 +237,10 @@ impl Conversation {
     async fn run(mut self) {
         let failure = match self.talk().await {
             Ok(()) => return,
-            Err(failure) => self.last_words(failure),
+            Err(failure) => self.last_words(failure).await,
         };
-        // A hub that breaks the rules is not believed about the last answers either.
-        if failure.class != ErrorClass::Protocol {
+        // A hub that breaks the rules is not believed about the last answers either; one that says that we do is.
+        if failure.class != ErrorClass::Protocol || failure.was_said {
             self.tell().await;
         }
         let lane = self.lane;
@@ -342,9 +344,7 @@ impl Conversation {
     }
 
     /// Where writing failed, the hub may have said why before, and answered more: what has come is heard.
-    fn last_words(&mut self, failure: Failure) -> Failure {
-        use std::pin::pin;
-        use std::task::{Context, Poll, Waker};
+    async fn last_words(&mut self, failure: Failure) -> Failure {
         if failure.class != ErrorClass::Connect {
             return failure;
         }
@@ -352,10 +352,9 @@ impl Conversation {
             if let Err(said) = self.hear() {
                 return said;
             }
-            let read = pin!(self.talk.read());
-            match read.poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) | Poll::Pending => return failure,
+            match tokio::time::timeout(LAST_WORDS, self.talk.read()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return failure,
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::suspect::{LOSSES_MAX, Loss};
 
 /// How long a reading that the hub did not want rests before it is tried again.
 const REST: Duration = Duration::from_millis(500);
-/// Refusals without a single success before the refusal counts as meant for the village, not the reading.
+/// Refusals without a single success before a probe shows whether they are meant for the village or for the readings.
 const REFUSALS_BEFORE_PROBE: u32 = 5;
 /// How many readings' refusals are counted at once.
 const STRIKES_KEPT: usize = 10_000;
@@ -52,6 +52,8 @@ impl Link {
         no_subscriber: &mut u64,
     ) -> Result<(), Failure> {
         let now = self.now();
+        let mut result = Ok(());
+        let mut unwanted = Vec::new();
         for (ticket, verdict) in answers {
             let Some(flying) = self.flying.remove(&ticket) else {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
@@ -72,12 +74,17 @@ impl Link {
                 }
                 Verdict::NotNow(reason) => {
                     self.landed(flying);
-                    return Err(Failure::new(ErrorClass::Refused, reason).of_no_reading());
+                    result = Err(Failure::new(ErrorClass::Refused, reason).of_no_reading());
                 }
-                Verdict::Unwanted(reason) => self.unwanted(flying, reason).await?,
+                Verdict::Unwanted(reason) => unwanted.push((flying, reason)),
             }
         }
-        Ok(())
+        // What was taken counts, whatever was said beside it; and what was not wanted is judged by all of it.
+        for (flying, reason) in unwanted {
+            let judged = self.unwanted(flying, reason).await;
+            result = result.and(judged);
+        }
+        result
     }
 
     fn taken(&mut self, flying: Flying) {
@@ -114,16 +121,14 @@ impl Link {
     async fn unwanted(&mut self, flying: Flying, reason: &'static str) -> Result<(), Failure> {
         self.refused_here += 1;
         let probe = flying.probe;
-        let Some(item) = self.landed(flying) else {
-            return Err(refused(reason));
-        };
         if probe {
             self.memory.suspects.probe_refused();
         }
-        if probe || (self.taken_here == 0 && self.refused_here > REFUSALS_BEFORE_PROBE) {
+        let item = match self.landed(flying) {
+            Some(item) if !probe => item,
             // Not one got through: it is meant for the village.
-            return Err(refused(reason));
-        }
+            _ => return Err(refused(reason)),
+        };
         let id = (item.epoch, item.reading.sequence);
         if self.memory.strikes.len() >= STRIKES_KEPT {
             self.memory.strikes.clear();
@@ -136,7 +141,8 @@ impl Link {
             self.put_aside(&item, &words).await;
             return Ok(());
         }
-        if self.taken_here == 0 && strikes >= LOSSES_MAX {
+        let many = self.refused_here > REFUSALS_BEFORE_PROBE || strikes >= LOSSES_MAX;
+        if self.taken_here == 0 && many {
             // Another each time: the last may be one that the hub never answers.
             let skip = self.memory.suspects.probes_lost();
             self.care.ask_for_probe(id, skip);

@@ -110,12 +110,13 @@ impl Link {
         } else {
             None
         };
-        let packed = match &other {
-            Some(item) => self
-                .packing()
-                .pack(&item.village, item.epoch, &item.reading, false)
-                .ok(),
-            None => None,
+        let packed = if let Some(item) = &other {
+            let retain = self.retains(item);
+            self.packing()
+                .pack(&item.village, item.epoch, &item.reading, retain)
+                .ok()
+        } else {
+            None
         };
         if let (Some(item), Some(outgoing)) = (other, packed) {
             self.launch(0, Some(item), outgoing, true)?;

@@ -7,7 +7,8 @@ use crate::backlog::{Backlog, BacklogError, Mark, ReadLimit};
 use crate::identity::{Epoch, Sequence, VillageId};
 use crate::reading::Reading;
 
-/// How much one read asks for. Two of them at most are in memory beside what is in flight.
+/// How much one read asks for: beside what is in flight and what is read ahead (`storage`), this is in memory, or one
+/// reading that is larger.
 const READ_AT_ONCE: ReadLimit = ReadLimit {
     count: 512,
     bytes: 128 * 1024,

@@ -42,9 +42,15 @@ impl Link {
             self.limits = limits;
             self.connected_in = Some(self.now().saturating_sub(self.progress_at));
         }
+        // What the first said holds for all: a hub of several brokers may say something else each time.
+        let of_first = self.limits;
+        self.limits = HubLimits {
+            packet_bytes_max: least(limits.packet_bytes_max, of_first.packet_bytes_max),
+            retain: limits.retain && of_first.retain,
+            ..of_first
+        };
         let in_flight_max = self.parts.settings.hub.in_flight_max;
-        let slots = limits
-            .receive_maximum
+        let slots = least(limits.receive_maximum, of_first.receive_maximum)
             .map_or(in_flight_max, |max| max.min(in_flight_max));
         let lane = self.lanes.add(usize::from(slots.max(1)));
         self.connection_of_lane.push(connection);
@@ -115,4 +121,9 @@ impl Link {
             self.open_connection();
         }
     }
+}
+
+/// The less of two limits, where there are any.
+fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }

@@ -113,6 +113,10 @@ impl OfClient for Item {
     fn client(&self) -> &Arc<str> {
         &self.reading.client_id
     }
+
+    fn bytes(&self) -> usize {
+        self.reading.size_bytes()
+    }
 }
 
 struct Flying {
@@ -165,6 +169,8 @@ struct Link {
     confirming: (u64, u64),
     storage_retry_at: Duration,
     rewind_wanted: bool,
+    /// Something was appended while the read under way may have looked before it.
+    appended_in_read: bool,
     busy: bool,
     progress_at: Duration,
     /// The last publish of each lane that the hub answered.

@@ -13,8 +13,9 @@ use crate::status::LimitedBy;
 /// Acknowledgements are confirmed after so long, or when so many are there, or when nothing else is to do.
 pub(super) const CONFIRM_AFTER: Duration = Duration::from_millis(50);
 const CONFIRM_COUNT: usize = 500;
-/// Read ahead while fewer readings wait.
+/// Read ahead while fewer readings wait, and fewer bytes.
 const READ_AHEAD_BELOW: usize = 512;
+const READ_AHEAD_BYTES: usize = 256 * 1024;
 const STORAGE_RETRY: Duration = Duration::from_secs(1);
 
 impl Link {
@@ -24,12 +25,14 @@ impl Link {
             && self.read_job.is_none()
             && !self.feed.exhausted
             && self.lanes.queued() < READ_AHEAD_BELOW
+            && self.lanes.queued_bytes() < READ_AHEAD_BYTES
             && self.now() >= self.storage_retry_at;
         if wanted {
             let feed = self.feed.clone();
             let backlog = Arc::clone(&self.parts.backlog);
             let job = (self.parts.platform).offload(move || feed.read(backlog.as_ref()));
             self.read_job = Some(job);
+            self.appended_in_read = false;
         }
     }
 
@@ -44,6 +47,10 @@ impl Link {
             Err(error) => return self.storage_failed(&error),
         };
         self.feed.advance(portion.as_ref());
+        // It may have looked before that was there.
+        if std::mem::take(&mut self.appended_in_read) {
+            self.feed.exhausted = false;
+        }
         let Some(portion) = portion else { return };
         for reading in portion.readings {
             self.next_order += 1;
@@ -105,7 +112,10 @@ impl Link {
                 self.storage_failed(&error);
             }
             // What it held is sent again: at least once.
-            Err(error) => error!(%error, "a confirmation was lost; its readings go again"),
+            Err(error) => {
+                error!(%error, "a confirmation was lost; its readings go again");
+                self.rewind_wanted = true;
+            }
         }
         self.show_unconfirmed();
         self.tell_moved().await;

@@ -90,6 +90,7 @@ impl Link {
             confirming: (0, 0),
             storage_retry_at: Duration::ZERO,
             rewind_wanted: false,
+            appended_in_read: false,
             busy: false,
             progress_at: now,
             answered_to: Vec::new(),
@@ -107,8 +108,14 @@ impl Link {
         stop: CancellationToken,
     ) -> LinkEnd {
         self.open_connection();
-        let ended = self.work(&mut inbox, &stop).await;
-        self.last_answers(&mut inbox, ended.is_ok()).await;
+        let mut ended = self.work(&mut inbox, &stop).await;
+        let why = self.last_answers(&mut inbox, ended.is_ok()).await;
+        // That a connection is gone may be seen before what it said of its end is read.
+        if let (Err(failure), Some(why)) = (&mut ended, why)
+            && failure.class == ErrorClass::Connect
+        {
+            *failure = why;
+        }
         let loss = self.loss();
         for connection in self.connections.drain(..).flatten() {
             if ended.is_ok() {
@@ -169,6 +176,7 @@ impl Link {
                         return Err(Failure::new(ErrorClass::Connect, "the backlog is closed"));
                     }
                     self.feed.exhausted = false;
+                    self.appended_in_read = self.read_job.is_some();
                     self.rewind_wanted = true;
                 }
                 () = tokio::time::sleep(wait) => self.tell_moved().await,
@@ -178,8 +186,13 @@ impl Link {
     }
 
     /// What the hub said before the link ended still counts. One that was told to end waits a moment for what is
-    /// in flight, or it would go a second time.
-    async fn last_answers(&mut self, inbox: &mut mpsc::Receiver<LaneEvent>, told_to: bool) {
+    /// in flight, or it would go a second time. Returns why a connection ended, where one says so.
+    async fn last_answers(
+        &mut self,
+        inbox: &mut mpsc::Receiver<LaneEvent>,
+        told_to: bool,
+    ) -> Option<Failure> {
+        let mut why = None;
         let moment = if told_to { FAREWELL } else { Duration::ZERO };
         let until = tokio::time::Instant::now() + moment;
         while !self.flying.is_empty() {
@@ -187,15 +200,20 @@ impl Link {
                 Ok(event) => event,
                 Err(_) => match tokio::time::timeout_at(until, inbox.recv()).await {
                     Ok(Some(event)) => event,
-                    _ => return,
+                    _ => return why,
                 },
             };
-            if let LaneEvent::Answers { lane, answers } = event
-                && self.take_answers(lane, answers).await.is_err()
-            {
-                return;
+            match event {
+                LaneEvent::Answers { lane, answers } => {
+                    if self.take_answers(lane, answers).await.is_err() {
+                        return why;
+                    }
+                }
+                LaneEvent::Down { failure, .. } => why = why.or(Some(failure)),
+                LaneEvent::Up { .. } => {}
             }
         }
+        why
     }
 
     async fn take_event(&mut self, event: LaneEvent) -> Result<(), Failure> {
@@ -244,13 +262,7 @@ impl Link {
         item: Item,
         probe: bool,
     ) -> Result<(), Failure> {
-        let retain = item.reading.retain
-            && self.memory.retained.allows(
-                &item.reading.topic,
-                item.epoch_age,
-                item.epoch,
-                item.reading.sequence,
-            );
+        let retain = self.retains(&item);
         let packed = self
             .packing()
             .pack(&item.village, item.epoch, &item.reading, retain);
@@ -269,6 +281,17 @@ impl Link {
                 Ok(())
             }
         }
+    }
+
+    /// Whether it goes with RETAIN.
+    pub(super) fn retains(&mut self, item: &Item) -> bool {
+        item.reading.retain
+            && self.memory.retained.allows(
+                &item.reading.topic,
+                item.epoch_age,
+                item.epoch,
+                item.reading.sequence,
+            )
     }
 
     pub(super) fn packing(&self) -> Packing<'_> {

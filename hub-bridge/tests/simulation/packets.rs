@@ -164,7 +164,12 @@ pub fn puback(packet_id: u16, code: u8) -> Vec<u8> {
 }
 
 pub fn disconnect(code: u8) -> Vec<u8> {
-    vec![0xe0, 2, code, 0]
+    // With the length of no properties, and without it.
+    if code.is_multiple_of(2) {
+        vec![0xe0, 2, code, 0]
+    } else {
+        vec![0xe0, 1, code]
+    }
 }
 
 /// MQTT 3.1.1 knows neither properties nor most of the reasons.
