@@ -50,6 +50,8 @@ impl Broker {
                     changes.push((key.encode(), Some(Vec::new())));
                     must_wait = true;
                 }
+                // The first one may not be durable yet.
+                Acked::ReleasedBefore => must_wait = session.persistent(),
                 _ => {}
             }
             acked
@@ -62,15 +64,25 @@ impl Broker {
         (acked, None)
     }
 
+    /// Resolves when all that is known of the session is durable; `None` where it ends with its connection.
+    pub fn durable_so_far(&self, key: SessionKey, connection: u64) -> Option<Durable> {
+        let mut core = self.core.lock();
+        let persistent = core.with_session(key, connection, |session| session.persistent());
+        (persistent == Some(true)).then(|| self.state.commit(Vec::new()))
+    }
+
     /// PUBREL of a publishing client: forgets the packet id; the PUBCOMP may be sent when what is returned is
     /// durable, or a new publish with that id could be taken for the old one after a restart.
     pub fn release(&self, key: SessionKey, connection: u64, id: u16) -> Option<Release> {
         let mut core = self.core.lock();
         core.with_session(key, connection, |session| {
             let known = session.received.remove(&id);
-            let durable = (known && session.persistent()).then(|| {
+            session.unsettled.remove(&id);
+            // Also where it was released before: over another connection, by a commit that may not have ended.
+            let durable = session.persistent().then(|| {
                 let key = Key::Received(session.client_id.to_string(), id);
-                self.state.commit(vec![(key.encode(), None)])
+                let change = known.then(|| (key.encode(), None));
+                self.state.commit(change.into_iter().collect())
             });
             Release { known, durable }
         })

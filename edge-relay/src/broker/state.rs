@@ -10,6 +10,7 @@
 //! must acknowledge nobody. A damaged database is moved to the quarantine; one that lost something in silence is noticed
 //! (`state_proof`), and an alarm says so.
 
+use blake2::{Blake2s256, Digest as _};
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -27,6 +28,12 @@ use crate::listener::MqttStats;
 
 /// The largest piece of a value: 16 of them, a leaf, stay under a quarter of sled's segment (`state_file`).
 const PIECE_BYTES: usize = 7 * 1024;
+/// The longest key that is kept as it is, in bytes: 17 of them and of the pieces above make a leaf, which stays in sled's
+/// log up to 131,052 bytes.
+const KEY_BYTES_MAX: usize = 384;
+/// The first byte of the key of one that is longer; no kind of record has it (`record`).
+const OF_LONG_NAME: u8 = b'#';
+const _: () = assert!(17 * (PIECE_BYTES + KEY_BYTES_MAX + 64) < 131_052);
 
 /// The state could not be made durable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -121,6 +128,7 @@ impl State {
             .filter(|(_, value)| value.len() > PIECE_BYTES)
             .map(|(key, _)| key.clone())
             .collect();
+        let found = found.into_iter().map(of_long_name).collect();
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
             wake: Condvar::new(),
@@ -146,6 +154,7 @@ impl State {
     /// Hands changes over; they are committed soon, in one batch with others.
     pub(super) fn submit(&self, changes: Vec<Change>) {
         if !changes.is_empty() {
+            let changes = changes.into_iter().map(with_short_key);
             self.shared.pending.lock().changes.extend(changes);
             self.shared.wake.notify_one();
         }
@@ -155,7 +164,9 @@ impl State {
     pub(super) fn commit(&self, changes: Vec<Change>) -> Durable {
         let (done, durable) = oneshot::channel();
         let mut pending = self.shared.pending.lock();
-        pending.changes.extend(changes);
+        pending
+            .changes
+            .extend(changes.into_iter().map(with_short_key));
         pending.waiters.push(Waiter {
             since: Instant::now(),
             done,
@@ -254,7 +265,13 @@ impl Commits {
         }
         let db = open_db(&self.dir)?;
         if let Some(stated) = db.get(state_proof::KEY)?.and_then(|p| Proof::decode(&p)) {
+            if stated.commits < self.proof.commits {
+                let words = "commits of the broker's state were lost when its disk failed";
+                let _ = self.stats.state_damage.set(words.to_owned());
+            }
+            let commits = stated.commits.max(self.proof.commits);
             self.proof = stated;
+            self.proof.commits = commits;
         }
         Ok(self.db.insert(db).clone())
     }
@@ -344,9 +361,64 @@ fn piece_key(key: &[u8], number: u16) -> Vec<u8> {
     piece
 }
 
+/// The key that something is kept under: its own, or the hash of one with a name so long that sled would move the leaf
+/// out of its log.
+fn short(key: &[u8]) -> Vec<u8> {
+    if key.len() <= KEY_BYTES_MAX {
+        return key.to_vec();
+    }
+    let mut short = vec![OF_LONG_NAME];
+    short.extend(Blake2s256::digest(key));
+    short
+}
+
+/// A change as it is kept; where its key is long that stands before the value.
+fn with_short_key((key, value): Change) -> Change {
+    let short = short(&key);
+    if short == key {
+        return (key, value);
+    }
+    let with_key = |value: Vec<u8>| {
+        let length = u32::try_from(key.len()).unwrap_or(u32::MAX);
+        [&length.to_be_bytes()[..], &key[..], &value[..]].concat()
+    };
+    (short, value.map(with_key))
+}
+
+/// What was kept, under its own key again. What cannot be read stays as it is: nobody knows such a key, and it is said.
+fn of_long_name((key, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
+    let parts = || {
+        let (length, rest) = value.split_first_chunk::<4>()?;
+        rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
+    };
+    match (key.first(), parts()) {
+        (Some(&OF_LONG_NAME), Some((own, value))) => (own.to_vec(), value.to_vec()),
+        _ => (key, value),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_as_long_as_they_can_be_stay_in_the_log() {
+        let root = tempfile::tempdir().unwrap();
+        let key = |n: u8| format!("r{n}{}", "topic".repeat(13_000)).into_bytes();
+        let value = |n: u8| vec![n; 190_000];
+        {
+            let (state, _) = open(root.path());
+            for n in 0..6 {
+                let changes = vec![(key(n), Some(value(n)))];
+                state.commit(changes).blocking_recv().unwrap().unwrap();
+            }
+            let gone = vec![(key(5), None)];
+            state.commit(gone).blocking_recv().unwrap().unwrap();
+        }
+        let (_state, found) = open(root.path());
+        assert_eq!(found.len(), 5);
+        assert!((0..5).all(|n| found.get(&key(n)) == Some(&value(n))));
+    }
 
     fn open(root: &Path) -> (State, HashMap<Vec<u8>, Vec<u8>>) {
         let (state, found, _) = open_and_say(root);

@@ -217,6 +217,12 @@ fn set_aside(path: &Path, quarantine: &Path, name: &str) -> Option<PathBuf> {
             }
         }
     }
+    // There may be no room for the quarantine: then it stays beside, where the last such one goes.
+    let beside = path.with_extension("damaged");
+    let _ = std::fs::remove_dir_all(&beside);
+    if path.is_dir() && std::fs::rename(path, &beside).is_ok() {
+        return Some(beside);
+    }
     let removed = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
     if let Err(error) = removed {
         tracing::error!(%error, "damaged state can neither be moved nor removed");

@@ -8,8 +8,8 @@
 //!
 //! That is safe because no work that sled gives to these threads waits for other work of theirs, `flush_async` apart,
 //! which is used nowhere; and because a thread that writes holds none of sled's locks while it syncs. (One that *waits*
-//! for a flush does, and then `apply_batch` of any database waits for it: so nothing is flushed here.) Should the queue
-//! grow, sled starts further threads, which end again.
+//! for a flush does, and then `apply_batch` of any database waits for it: so nothing is flushed here.) sled counts a thread
+//! that works as one less that waits, so with six at rest it never starts another: the queue has one thread for good.
 //!
 //! What failure leaves behind: threads that wake for nothing. The databases' files are removed at once.
 

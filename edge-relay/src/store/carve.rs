@@ -20,6 +20,9 @@ use super::frame::{self, Head};
 /// How much of the file is in memory at once, in bytes.
 const WINDOW_BYTES: usize = 1024 * 1024;
 
+/// What a disk reads or does not, in bytes.
+const BLOCK_BYTES: u64 = 4096;
+
 /// No record is longer, in bytes: more than any version of this program has written as one value.
 const RECORD_BYTES_MAX: usize = 64 * 1024;
 
@@ -107,34 +110,56 @@ impl Carved {
 pub(super) fn carve(path: &Path, epoch: u32, salt: u32) -> io::Result<Carved> {
     let file = File::open(path)?;
     let length = file.metadata()?.len();
+    Ok(carve_from(
+        |buffer, at| file.read_at(buffer, at),
+        length,
+        epoch,
+        salt,
+    ))
+}
+
+/// As [`carve`], of `length` bytes that `read_at` gives.
+fn carve_from(
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    length: u64,
+    epoch: u32,
+    salt: u32,
+) -> Carved {
     let mut found = Found::default();
     let finder = memmem::Finder::new(&MAGIC);
     let mut window = vec![0; WINDOW_BYTES + RECORD_BYTES_MAX];
     let mut at = 0;
     while at < length {
-        let read = read_up_to(&file, &mut window, at);
+        let (read, stopped) = read_up_to(&read_at, &mut window, at);
         let bytes = window.get(..read).unwrap_or_default();
-        let last = at + read as u64 >= length;
+        let end = at + read as u64;
+        let last = stopped || end >= length;
         at += found.scan(bytes, at, last, epoch, salt, &finder);
-        if read == 0 {
-            // A block that cannot be read: go on behind it.
-            at += 4096;
+        if stopped {
+            // A block that cannot be read is damage, wherever it lies: go on behind it.
+            found.broken.insert(end);
+            at = end / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES;
         }
     }
-    Ok(found.into_carved())
+    found.into_carved()
 }
 
-fn read_up_to(file: &File, window: &mut [u8], at: u64) -> usize {
+/// How much could be read, and whether an error or an end that came too early stopped it.
+fn read_up_to(
+    read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
+    window: &mut [u8],
+    at: u64,
+) -> (usize, bool) {
     let mut read = 0;
     while let Some(rest) = window.get_mut(read..).filter(|r| !r.is_empty()) {
-        match file.read_at(rest, at + read as u64) {
-            Ok(0) => break,
+        match read_at(rest, at + read as u64) {
+            Ok(0) => return (read, read == 0),
             Ok(n) => read += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => break,
+            Err(_) => return (read, true),
         }
     }
-    read
+    (read, false)
 }
 
 #[derive(Default)]
@@ -224,4 +249,70 @@ pub(super) fn read_values(file: &File, frame: &Indexed) -> io::Result<Vec<Bytes>
             Ok(Bytes::from(value))
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::Pending;
+    use super::super::tests::fixture::reading;
+    use super::*;
+    use hub_bridge::identity::Epoch;
+
+    const SALT: u32 = 5;
+
+    /// A file of 300 frames in a row, each of one reading.
+    fn file() -> Vec<u8> {
+        let frames = (1..=300).flat_map(|sequence| {
+            let pending = Pending {
+                reading: reading(sequence, 200),
+                repeat_of: None,
+            };
+            frame::encode(Epoch(7), sequence, &[pending], SALT).unwrap()
+        });
+        frames.flat_map(|frame| frame.bytes.to_vec()).collect()
+    }
+
+    #[test]
+    fn blocks_that_cannot_be_read_cost_what_lies_in_them_and_count_as_damage() {
+        let file = file();
+        let whole = carve_of(&file, &[]);
+        assert_eq!((whole.frames.len(), whole.broken), (300, 0));
+        let blocks = file.len() as u64 / BLOCK_BYTES;
+        for bad in [&[0][..], &[1], &[3, 4], &[2, 9], &[blocks]] {
+            let carved = carve_of(&file, bad);
+            let untouched = whole.frames.iter().filter(|frame| {
+                frame.places.iter().all(|place| {
+                    let last = place.offset + u64::from(place.length) - 1;
+                    let touches = place.offset / BLOCK_BYTES..=last / BLOCK_BYTES;
+                    bad.iter().all(|block| !touches.contains(block))
+                })
+            });
+            let untouched: Vec<&Indexed> = untouched.collect();
+            assert_eq!(
+                carved.frames.iter().collect::<Vec<_>>(),
+                untouched,
+                "{bad:?}"
+            );
+            assert!(carved.broken > 0, "{bad:?}");
+        }
+    }
+
+    /// Of a disk that cannot read those blocks.
+    fn carve_of(file: &[u8], bad: &[u64]) -> Carved {
+        let read_at = |buffer: &mut [u8], at: u64| {
+            if bad.contains(&(at / BLOCK_BYTES)) {
+                return Err(io::Error::other("a bad block"));
+            }
+            let until = bad.iter().map(|block| block * BLOCK_BYTES);
+            let until = until.filter(|start| *start > at).min().unwrap_or(u64::MAX);
+            let rest = file.get(usize::try_from(at).unwrap()..).unwrap_or_default();
+            let count = rest
+                .len()
+                .min(buffer.len())
+                .min(usize::try_from(until - at).unwrap());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        };
+        carve_from(read_at, file.len() as u64, 7, SALT)
+    }
 }

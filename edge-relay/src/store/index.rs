@@ -136,7 +136,9 @@ impl EpochIndex {
             Mark::Stored => &self.stored,
         };
         for (first, segment) in self.segments.range_mut(from..=range.last.0) {
-            self.waiting_bytes -= waiting_bytes(*first, segment);
+            self.waiting_bytes = self
+                .waiting_bytes
+                .saturating_sub(waiting_bytes(*first, segment));
             let count = segment.end - first;
             let done = match segment.end.checked_sub(1) {
                 Some(last) if last >= *first => passed.count_in(*first, last),
@@ -165,10 +167,25 @@ impl EpochIndex {
         self.recount(all, confirming);
     }
 
+    /// A segment has its sidecar, which knows its size; before, that may have been a guess.
+    pub(super) fn sealed(&mut self, first: u64, damaged: bool, bytes: u64) {
+        let Some(segment) = self.segments.get_mut(&first) else {
+            return;
+        };
+        let guessed = waiting_bytes(first, segment);
+        segment.phase = Phase::Closed;
+        segment.damaged |= damaged;
+        segment.bytes = bytes;
+        self.waiting_bytes =
+            self.waiting_bytes.saturating_sub(guessed) + waiting_bytes(first, segment);
+    }
+
     /// Takes a segment out.
     pub(super) fn remove_segment(&mut self, first: u64) {
         if let Some(segment) = self.segments.remove(&first) {
-            self.waiting_bytes -= waiting_bytes(first, &segment);
+            self.waiting_bytes = self
+                .waiting_bytes
+                .saturating_sub(waiting_bytes(first, &segment));
         }
     }
 
@@ -360,7 +377,9 @@ impl Index {
         if let Ok(epoch) = self.epoch_mut(name.epoch)
             && let Some(segment) = epoch.segments.get_mut(&name.first)
         {
-            epoch.waiting_bytes -= waiting_bytes(name.first, segment);
+            epoch.waiting_bytes = epoch
+                .waiting_bytes
+                .saturating_sub(waiting_bytes(name.first, segment));
             segment.end += count;
             segment.waiting += count;
             segment.bytes += frames.iter().map(|f| f.bytes.len() as u64).sum::<u64>();

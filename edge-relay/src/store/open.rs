@@ -209,7 +209,11 @@ impl Opening<'_> {
         let (marks, marks_lost) = match marks {
             marks::Found::Marks(marks) => (marks, false),
             marks::Found::Unreadable => (MarksV1::default(), true),
-            marks::Found::Nothing => (MarksV1::default(), !names.is_empty()),
+            // Where all was forwarded and let go there are no segments, and sequences were used all the same.
+            marks::Found::Nothing => {
+                let began = found_identity.is_some() && reached.is_none();
+                (MarksV1::default(), began || !names.is_empty())
+            }
         };
         self.report.closed_cleanly = marks.clean;
         let used = identity_lost || !names.is_empty() || !marks.epochs.is_empty();

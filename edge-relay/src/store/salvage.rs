@@ -133,11 +133,16 @@ impl Opening<'_> {
         salt: u32,
         marks: &EpochMarksV1,
     ) -> Loaded {
-        let mut carved =
-            carve::carve(&dir.join("db"), name.epoch.0, salt).unwrap_or_else(|error| {
+        let mut carved = match carve::carve(&dir.join("db"), name.epoch.0, salt) {
+            Ok(carved) => carved,
+            // Its directory was made, and no more.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Carved::default(),
+            Err(error) => {
+                // Nobody knows what is in it: it is kept.
                 tracing::warn!(%error, segment = %dir.display(), "cannot be read");
-                Carved::default()
-            });
+                return Loaded::Ruined;
+            }
+        };
         if let Some(below) = self.acknowledged_below {
             carved.leave_out_unfinished(name.first, below);
         }

@@ -359,12 +359,8 @@ impl Shared {
         let sidecar = Sidecar::new(name, end, &carved);
         sidecar.write(&dir, salt).map_err(|e| e.to_string())?;
         let mut index = self.index.lock();
-        if let Ok(epoch) = index.epoch_mut(name.epoch)
-            && let Some(segment) = epoch.segments.get_mut(&name.first)
-        {
-            segment.phase = Phase::Closed;
-            segment.damaged |= sidecar.damaged;
-            segment.bytes = sidecar.bytes;
+        if let Ok(epoch) = index.epoch_mut(name.epoch) {
+            epoch.sealed(name.first, sidecar.damaged, sidecar.bytes);
         }
         Ok(())
     }

@@ -100,7 +100,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if seen == Seen::Received {
             self.shared.stats.duplicates_suppressed_total.one();
             if !pending && !self.broken {
-                write::acknowledgement(&mut self.output, self.client.version, PUBREC, id, 0);
+                // Over another connection, the commit that keeps it may not have ended.
+                let (key, connection) = (self.client.key, self.client.connection);
+                let durable = self.shared.broker.durable_so_far(key, connection);
+                let mut reply = BytesMut::with_capacity(8);
+                write::acknowledgement(&mut reply, self.client.version, PUBREC, id, 0);
+                self.owe(durable, Reply::Packet(reply));
             }
         }
         seen

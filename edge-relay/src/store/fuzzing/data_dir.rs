@@ -16,6 +16,7 @@ use tempfile::TempDir;
 
 use super::sealed;
 use crate::store::identity::{EpochReason, EpochRecord, Identity};
+use crate::store::reached::Reached;
 use crate::store::{NewReading, Settings, Store};
 
 /// What was kept, by its identity.
@@ -171,6 +172,9 @@ impl Template {
             }],
         };
         identity.write(dir.path()).unwrap();
+        // Without it nobody could know that the epoch is only beginning.
+        let boot = StillClock.boot();
+        Reached::open(dir.path(), boot).0.note(Epoch(0xe1), 1);
         let (store, _) = Store::open(&settings(dir.path()), Arc::new(StillClock)).unwrap();
         let mut ledger = Ledger::new();
         for payload in PAYLOADS.iter().cycle().take(20) {
