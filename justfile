@@ -36,6 +36,7 @@ compare *arguments:
 # The fault campaign: ten minutes, or `just torture --minutes 60 --kinds kill,power`; --totals docs/reliability.md adds to
 # the totals there. A failure prints the command that replays it.
 torture *arguments:
+    cargo build --locked -p relay-recorder
     cargo build --release --locked -p edge-relay
     cargo run --release --locked -p relay-tests --bin torture -- {{arguments}}
 

@@ -215,6 +215,51 @@ async fn a_hub_that_refuses_every_reading_costs_none() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_meter_that_the_hub_denies_does_not_hold_up_the_others() {
+    // All that was answered to one read comes in one piece, the refusals first.
+    let hub = FakeHub::start(
+        |level, _| accept(level),
+        |publish| {
+            let denied = publish.topic.contains("denied");
+            Answer::PubAck(publish.id, if denied { 0x87 } else { 0 })
+        },
+    )
+    .await;
+    let backlog = MemoryBacklog::new("v");
+    for n in 0..8 {
+        backlog.append("denied-meter", "denied", format!("{n}"));
+    }
+    backlog.fill(3, 30, 10);
+    let village = Village::start(hasty(hub.port), backlog.clone());
+    within(SOON, "the others are through", || async {
+        (backlog.waiting() + backlog.refused().len() as u64 <= 8).then_some(())
+    })
+    .await;
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_beside_a_quota_counts() {
+    let hub = FakeHub::start(
+        |level, _| accept(level),
+        |publish| {
+            let full = publish.topic.contains("full");
+            Answer::PubAck(publish.id, if full { 0x97 } else { 0 })
+        },
+    )
+    .await;
+    let backlog = MemoryBacklog::new("v");
+    backlog.append("meter-full", "full", "never now");
+    backlog.fill(3, 30, 10);
+    let village = Village::start(hasty(hub.port), backlog.clone());
+    within(SOON, "the others are through", || async {
+        (backlog.waiting() <= 1).then_some(())
+    })
+    .await;
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reading_that_breaks_every_connection_is_put_aside_and_the_rest_goes_on() {
     for level in [ProtocolChoice::V5, ProtocolChoice::V311] {
         let hub = FakeHub::start(

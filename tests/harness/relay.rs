@@ -215,7 +215,8 @@ impl Relay {
         wait_for("the relay ends", deadline, || self.exited())
     }
 
-    /// Stops it without its knowledge (SIGSTOP) and waits until no thread is in a system call any more.
+    /// Stops it without its knowledge (SIGSTOP) and waits until no thread is in a system call any more; it may also have
+    /// ended just now.
     #[track_caller]
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
@@ -226,7 +227,7 @@ impl Relay {
                 stat.rsplit_once(") ").map(|(_, rest)| rest.chars().next())
             });
             states
-                .all(|state| matches!(state, Some(Some('T'))))
+                .all(|state| matches!(state, Some(Some('T' | 'Z' | 'X'))))
                 .then_some(())
         });
     }

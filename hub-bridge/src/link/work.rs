@@ -109,7 +109,11 @@ impl Link {
     ) -> LinkEnd {
         self.open_connection();
         let mut ended = self.work(&mut inbox, &stop).await;
-        let why = self.last_answers(&mut inbox, ended.is_ok()).await;
+        // A hub that wants no more for now is there, and answers what it has got.
+        let answers = ended
+            .as_ref()
+            .map_or_else(|f| f.class == ErrorClass::Refused && !f.accuses, |()| true);
+        let why = self.last_answers(&mut inbox, answers).await;
         // That a connection is gone may be seen before what it said of its end is read.
         if let (Err(failure), Some(why)) = (&mut ended, why)
             && failure.class == ErrorClass::Connect
@@ -185,15 +189,15 @@ impl Link {
         }
     }
 
-    /// What the hub said before the link ended still counts. One that was told to end waits a moment for what is
-    /// in flight, or it would go a second time. Returns why a connection ended, where one says so.
+    /// What the hub said before the link ended still counts. Where it still `answers`, that waits a moment for what is in
+    /// flight, or it would go a second time. Returns why a connection ended, where one says so.
     async fn last_answers(
         &mut self,
         inbox: &mut mpsc::Receiver<LaneEvent>,
-        told_to: bool,
+        answers: bool,
     ) -> Option<Failure> {
         let mut why = None;
-        let moment = if told_to { FAREWELL } else { Duration::ZERO };
+        let moment = if answers { FAREWELL } else { Duration::ZERO };
         let until = tokio::time::Instant::now() + moment;
         while !self.flying.is_empty() {
             let event = match inbox.try_recv() {
@@ -205,7 +209,8 @@ impl Link {
             };
             match event {
                 LaneEvent::Answers { lane, answers } => {
-                    if self.take_answers(lane, answers).await.is_err() {
+                    let heard = self.take_answers(lane, answers).await;
+                    if heard.is_err_and(|failure| failure.class == ErrorClass::Protocol) {
                         return why;
                     }
                 }

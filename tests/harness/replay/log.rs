@@ -89,17 +89,17 @@ fn read_one(bytes: &[u8], at: &mut usize, root: &Path) -> Option<Record> {
     })
 }
 
-/// The recorder's library, built with the same profile as the tests.
+/// The recorder's library. The one with debug assertions is taken first, whatever the tests are built with: only it is
+/// tried in every test run.
 ///
 /// # Errors
 /// It was not built.
 pub fn library() -> Result<PathBuf, String> {
     let name = "librelay_recorder.so";
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let found = own
-        .ancestors()
-        .map(|dir| dir.join(name))
-        .find(|path| path.is_file());
+    let debug = own.ancestors().map(|dir| dir.join("debug").join(name));
+    let beside = own.ancestors().map(|dir| dir.join(name));
+    let found = debug.chain(beside).find(|path| path.is_file());
     found.ok_or_else(|| {
         format!(
             "no {name} above {}: run `cargo build -p relay-recorder` first",

@@ -257,3 +257,42 @@ fn a_refused_reading_that_is_nowhere_any_more_is_named() {
         assert_eq!(report.lost, [(epoch, range(7, 7))]);
     }
 }
+
+#[test]
+fn a_sidecar_made_late_keeps_the_count_of_what_waits() {
+    use hub_bridge::backlog::{Backlog, Mark};
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    {
+        let (store, _) = open(&settings);
+        // Large ones: the guess of half the file is far off for them.
+        fill(&store, 0, 200, 1, 9_000);
+        store.close();
+    }
+    let sidecars = || {
+        let segments = std::fs::read_dir(dir.path().join("backlog")).unwrap();
+        let sidecars = segments.map(|segment| segment.unwrap().path().join("closed"));
+        sidecars.collect::<Vec<_>>()
+    };
+    let removed = sidecars();
+    assert!(removed.len() > 3, "{removed:?}");
+    for sidecar in &removed {
+        let _ = std::fs::remove_file(sidecar);
+    }
+    let (store, _) = open(&settings);
+    wait_until("the sidecars are there again", || {
+        removed.iter().all(|sidecar| sidecar.exists())
+    });
+    wait_until("what waits is what was sent", || {
+        let waiting = store.shared().waiting().1;
+        (200 * 9_000..200 * 9_400).contains(&waiting)
+    });
+    let epoch = current(&store);
+    for first in 1..=200 {
+        store
+            .confirm(epoch, Mark::Forwarded, &[range(first, first)])
+            .unwrap();
+        assert!(store.shared().waiting().1 < 200 * 9_400, "after {first}");
+    }
+    assert_eq!(store.shared().waiting().1, 0);
+}
