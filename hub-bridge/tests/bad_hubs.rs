@@ -216,7 +216,6 @@ async fn a_hub_that_refuses_every_reading_costs_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_meter_that_the_hub_denies_does_not_hold_up_the_others() {
-    // All that was answered to one read comes in one piece, the refusals first.
     let hub = FakeHub::start(
         |level, _| accept(level),
         |publish| {
