@@ -50,8 +50,8 @@ impl Network for Tcp {
     }
 }
 
-/// The first address of `host` that answers; those before the last have a limit, for behind one that swallows what is sent there may be one
-/// that works.
+/// The first address of `host` that answers. Those before the last have a limit: behind one that swallows what is sent
+/// there may be one that works.
 async fn connect_to_any(host: &str, port: u16) -> io::Result<TcpStream> {
     let mut addresses: Vec<_> = tokio::net::lookup_host((host, port)).await?.collect();
     let last = addresses

@@ -11,6 +11,7 @@ pub mod exactly_once;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod keeping;
+mod long_names;
 pub mod message;
 mod record;
 mod restore;

@@ -10,7 +10,6 @@
 //! must acknowledge nobody. A damaged database is moved to the quarantine; one that lost something in silence is noticed
 //! (`state_proof`), and an alarm says so.
 
-use blake2::{Blake2s256, Digest as _};
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -21,19 +20,14 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use super::long_names::{of_long_name, with_short_key};
 use super::state_file::{Found, Opened, no_blobs, open_db, open_or_begin};
 use super::state_proof::{self, Proof, Reached};
 use crate::durable;
 use crate::listener::MqttStats;
 
 /// The largest piece of a value: 16 of them, a leaf, stay under a quarter of sled's segment (`state_file`).
-const PIECE_BYTES: usize = 7 * 1024;
-/// The longest key that is kept as it is, in bytes: 17 of them and of the pieces above make a leaf, which stays in sled's
-/// log up to 131,052 bytes.
-const KEY_BYTES_MAX: usize = 384;
-/// The first byte of the key of one that is longer; no kind of record has it (`record`).
-const OF_LONG_NAME: u8 = b'#';
-const _: () = assert!(17 * (PIECE_BYTES + KEY_BYTES_MAX + 64) < 131_052);
+pub(super) const PIECE_BYTES: usize = 7 * 1024;
 
 /// The state could not be made durable.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -359,42 +353,6 @@ fn piece_key(key: &[u8], number: u16) -> Vec<u8> {
     let mut piece = piece_prefix(key);
     piece.extend(number.to_be_bytes());
     piece
-}
-
-/// The key that something is kept under: its own, or the hash of one with a name so long that sled would move the leaf
-/// out of its log.
-fn short(key: &[u8]) -> Vec<u8> {
-    if key.len() <= KEY_BYTES_MAX {
-        return key.to_vec();
-    }
-    let mut short = vec![OF_LONG_NAME];
-    short.extend(Blake2s256::digest(key));
-    short
-}
-
-/// A change as it is kept; where its key is long that stands before the value.
-fn with_short_key((key, value): Change) -> Change {
-    let short = short(&key);
-    if short == key {
-        return (key, value);
-    }
-    let with_key = |value: Vec<u8>| {
-        let length = u32::try_from(key.len()).unwrap_or(u32::MAX);
-        [&length.to_be_bytes()[..], &key[..], &value[..]].concat()
-    };
-    (short, value.map(with_key))
-}
-
-/// What was kept, under its own key again. What cannot be read stays as it is: nobody knows such a key, and it is said.
-fn of_long_name((key, value): (Vec<u8>, Vec<u8>)) -> (Vec<u8>, Vec<u8>) {
-    let parts = || {
-        let (length, rest) = value.split_first_chunk::<4>()?;
-        rest.split_at_checked(usize::try_from(u32::from_be_bytes(*length)).ok()?)
-    };
-    match (key.first(), parts()) {
-        (Some(&OF_LONG_NAME), Some((own, value))) => (own.to_vec(), value.to_vec()),
-        _ => (key, value),
-    }
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ pub(super) fn run(file: &Path) -> anyhow::Result<Ended> {
         }
     };
     let log_handle = logs::start(&start.loaded.settings.log);
-    // The listener and all that is not the bridge's or blocks. A second thread would cost each reading a wake-up, and one
-    // takes several times what the disk does.
+    // The listener and all that is not the bridge's or blocks. A second thread would cost each reading a wake-up; what
+    // one takes stands in `docs/performance.md` (100 × 20).
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

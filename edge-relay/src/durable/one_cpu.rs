@@ -2,8 +2,7 @@
 //!
 //! They never work at the same time: one hands a write over and waits, the other hands the result back and waits. The
 //! kernel's scheduler does not know that and wakes each on an idle processor, which has to leave its sleep first. On
-//! one processor the hand-over is a change of threads: a fifth to a quarter more readings a second were acknowledged at
-//! 10 × 20 on two processors (`docs/performance.md` has how it is measured).
+//! one processor the hand-over is a change of threads.
 //!
 //! It is the last of the processors that this process may use, since interrupts and what starts first tend to take the
 //! first. All other threads go where the scheduler puts them, so also away from there. Where a processor is taken from

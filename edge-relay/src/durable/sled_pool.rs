@@ -1,8 +1,7 @@
 //! Puts most of sled's I/O threads to rest.
 //!
 //! sled 0.34.7 keeps seven threads that wait for writes, and wakes *all* of them for each write (`threadpool.rs`:
-//! `notify_all`). With one write a commit, six threads woke up for nothing: close to half of the processor time of a
-//! relay under load. The number cannot be set. So, once a process: a small database is written until six of its writes
+//! `notify_all`). With one write a commit, six threads woke up for nothing. The number cannot be set. So, once a process: a small database is written until six of its writes
 //! are in a sync that never returns, because it is ours ([`super::interpose`]). One thread is left. The broker's state,
 //! which is written rarely beside the backlog, waits for it as for the disk itself.
 //!
@@ -11,7 +10,7 @@
 //! for a flush does, and then `apply_batch` of any database waits for it: so nothing is flushed here.) sled counts a thread
 //! that works as one less that waits, so with six at rest it never starts another: the queue has one thread for good.
 //!
-//! What failure leaves behind: threads that wake for nothing. The databases' files are removed at once.
+//! What failure leaves behind: threads that wake for nothing. The database's files are removed at once.
 
 use std::fs;
 use std::io;
@@ -73,7 +72,7 @@ fn is_listed(file: libc::c_int) -> bool {
     id.is_ok_and(|id| *FILE.lock() == Some(id))
 }
 
-/// Lets the surplus threads of this process rest, the first time it is called. The databases' files stay open, so they
+/// Lets the surplus threads of this process rest, the first time it is called. The database's files stay open, so they
 /// lie in memory or among the temporary files, where nobody wants to unmount; `fallback` is a directory for the moment
 /// where neither is to be had.
 pub fn rest_surplus_threads(fallback: &Path) {

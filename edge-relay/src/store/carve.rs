@@ -130,9 +130,10 @@ fn carve_from(
     let mut window = vec![0; WINDOW_BYTES + RECORD_BYTES_MAX];
     let mut at = 0;
     while at < length {
-        let (read, stopped) = read_up_to(&read_at, &mut window, at);
-        let bytes = window.get(..read).unwrap_or_default();
+        let read = read_up_to(&read_at, &mut window, at);
         let end = at + read as u64;
+        let stopped = read < window.len() && end < length;
+        let bytes = window.get(..read).unwrap_or_default();
         let last = stopped || end >= length;
         at += found.scan(bytes, at, last, epoch, salt, &finder);
         if stopped {
@@ -144,22 +145,22 @@ fn carve_from(
     found.into_carved()
 }
 
-/// How much could be read, and whether an error or an end that came too early stopped it.
+/// How much could be read before the window was full, the file at its end, or an error came.
 fn read_up_to(
     read_at: impl Fn(&mut [u8], u64) -> io::Result<usize>,
     window: &mut [u8],
     at: u64,
-) -> (usize, bool) {
+) -> usize {
     let mut read = 0;
     while let Some(rest) = window.get_mut(read..).filter(|r| !r.is_empty()) {
         match read_at(rest, at + read as u64) {
-            Ok(0) => return (read, read == 0),
+            Ok(0) => break,
             Ok(n) => read += n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return (read, true),
+            Err(_) => break,
         }
     }
-    (read, false)
+    read
 }
 
 #[derive(Default)]

@@ -110,10 +110,11 @@ impl Link {
         self.open_connection();
         let mut ended = self.work(&mut inbox, &stop).await;
         // A hub that wants no more for now is there, and answers what it has got.
-        let answers = ended
-            .as_ref()
-            .map_or_else(|f| f.class == ErrorClass::Refused && !f.accuses, |()| true);
-        let why = self.last_answers(&mut inbox, answers).await;
+        let still_answers = match &ended {
+            Ok(()) => true,
+            Err(failure) => failure.class == ErrorClass::Refused && !failure.accuses,
+        };
+        let why = self.last_answers(&mut inbox, still_answers).await;
         // That a connection is gone may be seen before what it said of its end is read.
         if let (Err(failure), Some(why)) = (&mut ended, why)
             && failure.class == ErrorClass::Connect
@@ -189,15 +190,19 @@ impl Link {
         }
     }
 
-    /// What the hub said before the link ended still counts. Where it still `answers`, that waits a moment for what is in
-    /// flight, or it would go a second time. Returns why a connection ended, where one says so.
+    /// What the hub said before the link ended still counts. Where it `still_answers`, that waits a moment for what is
+    /// in flight, or it would go a second time. Returns why a connection ended, where one says so.
     async fn last_answers(
         &mut self,
         inbox: &mut mpsc::Receiver<LaneEvent>,
-        answers: bool,
+        still_answers: bool,
     ) -> Option<Failure> {
         let mut why = None;
-        let moment = if answers { FAREWELL } else { Duration::ZERO };
+        let moment = if still_answers {
+            FAREWELL
+        } else {
+            Duration::ZERO
+        };
         let until = tokio::time::Instant::now() + moment;
         while !self.flying.is_empty() {
             let event = match inbox.try_recv() {

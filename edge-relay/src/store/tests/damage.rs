@@ -376,3 +376,42 @@ fn a_commit_that_a_kill_cut_short_is_no_loss_and_no_new_epoch() {
     assert_eq!(ends(22), (Some(30), 1), "one of the gap was acknowledged");
     assert_eq!(ends(30), (Some(30), 1));
 }
+
+#[test]
+fn a_last_segment_that_cannot_be_opened_is_kept_aside_and_not_taken_for_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let copy = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    fill(&store, 0, 10, 1, 200);
+    let epoch = current(&store);
+    snapshot(&store, copy.path());
+    for file in ["marks.a", "marks.b", "reached"] {
+        std::fs::remove_file(copy.path().join(file)).unwrap();
+    }
+    let segment = std::fs::read_dir(copy.path().join("backlog")).unwrap();
+    let database = segment.last().unwrap().unwrap().path().join("db");
+    std::fs::rename(&database, database.with_extension("away")).unwrap();
+    // Its own target: an error, and not that it is missing.
+    std::os::unix::fs::symlink(&database, &database).unwrap();
+    let (store, _) = open(&settings(copy.path()));
+    assert_ne!(current(&store), epoch);
+    let aside = std::fs::read_dir(copy.path().join("quarantine")).unwrap();
+    assert_eq!(aside.count(), 1);
+}
+
+#[test]
+fn an_epoch_of_which_nothing_is_left_does_not_begin_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let epoch = {
+        let (store, _) = open(&settings(dir.path()));
+        fill(&store, 0, 1, 1, 200);
+        store.close();
+        current(&store)
+    };
+    std::fs::remove_dir_all(dir.path().join("backlog")).unwrap();
+    for file in ["marks.a", "marks.b", "reached"] {
+        let _ = std::fs::remove_file(dir.path().join(file));
+    }
+    let (store, _) = open(&settings(dir.path()));
+    assert_ne!(current(&store), epoch);
+}
