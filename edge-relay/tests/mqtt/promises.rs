@@ -111,6 +111,26 @@ async fn what_the_state_cannot_keep_is_not_acknowledged() {
 }
 
 #[tokio::test]
+async fn what_a_reconnect_asks_for_again_is_not_said_before_it_is_kept() {
+    let relay = Relay::start_with(|s| s.hold_max = Duration::from_millis(300)).await;
+    let blob = relay.dir.path().join("state/blobs/1");
+    let (mut meter, _) = Client::v5(relay.addr, "meter", true, &expiry(100)).await;
+    // As above: from here on nothing is durable.
+    std::fs::write(&blob, b"x").unwrap();
+    meter.publish(4, "local", 2, b"x").await;
+    meter.closed(0x97).await;
+    let (mut meter, _) = Client::v5(relay.addr, "meter", false, &expiry(100)).await;
+    meter.publish(0xc, "local", 2, b"x").await;
+    meter.closed(0x97).await;
+    std::fs::remove_file(&blob).unwrap();
+    let (mut meter, _) = Client::v5(relay.addr, "meter", false, &expiry(100)).await;
+    meter.publish(0xc, "local", 2, b"x").await;
+    meter.expect_ack(0x50, 2).await;
+    meter.ack(0x62, 2).await;
+    meter.expect_ack(0x70, 2).await;
+}
+
+#[tokio::test]
 async fn readings_are_what_forward_says_with_wills_and_qos_0() {
     let relay = Relay::start_with(|s| s.forward = vec!["meters/#".into(), "+/also".into()]).await;
     let mut meter = relay.v5("meter").await;
