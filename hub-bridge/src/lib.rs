@@ -39,3 +39,4 @@ pub mod topic;
 pub mod uplink;
 pub mod version;
 pub mod window;
+pub mod wire;

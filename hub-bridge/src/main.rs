@@ -1,0 +1,3 @@
+//! The hub's side: see `hub-bridge --help`.
+
+fn main() {}
