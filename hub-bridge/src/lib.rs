@@ -29,6 +29,7 @@ pub mod pace;
 mod packet;
 pub mod platform;
 pub mod probe;
+pub mod ranges;
 pub mod reading;
 mod retained;
 pub mod secret;

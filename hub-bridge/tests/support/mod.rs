@@ -15,6 +15,7 @@
 pub mod backlog;
 pub mod fake_hub;
 pub mod mosquitto;
+pub mod receiver;
 pub mod thin_link;
 pub mod village;
 
