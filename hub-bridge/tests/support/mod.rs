@@ -14,8 +14,8 @@
 
 pub mod backlog;
 pub mod fake_hub;
+pub mod frame_taker;
 pub mod mosquitto;
-pub mod receiver;
 pub mod thin_link;
 pub mod village;
 
