@@ -5,10 +5,20 @@ use super::FrameError;
 /// Appends `value` in groups of seven bits, the lowest first, the top bit set in all but the last (LEB128).
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.push(lowest_byte(value) | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(lowest_byte(value));
+}
+
+fn lowest_byte(value: u64) -> u8 {
+    let [lowest, ..] = value.to_le_bytes();
+    lowest
+}
+
+/// A count or a length as the value of a column: nothing in memory is near what does not fit.
+pub(super) fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -84,10 +84,13 @@ fn number(payload: &[u8], at: usize, digits: usize) -> (usize, Option<Number>) {
     for digit in text.iter().filter(|b| b.is_ascii_digit()) {
         value = value * 10 + i64::from(digit - b'0');
     }
+    let (Ok(width), Ok(scale)) = (u8::try_from(digits), u8::try_from(scale)) else {
+        return (len, None);
+    };
     let number = Number {
         digits: value,
-        width: digits as u8,
-        scale: scale as u8,
+        width,
+        scale,
         padded: digits > 1 && text.first() == Some(&b'0'),
     };
     (len, Some(number))

@@ -30,7 +30,7 @@ pub(super) struct Shapes<'a> {
     /// The shape of each reading; [`WHOLE`] for none.
     pub(super) of_reading: Vec<usize>,
     splits: Vec<Option<Split<'a>>>,
-    shapes: Vec<Shape<'a>>,
+    table: Vec<Shape<'a>>,
 }
 
 /// Readings in the order of a shape's columns: by series, then as they came.
@@ -92,16 +92,18 @@ impl<'a> Shapes<'a> {
         Self {
             of_reading,
             splits,
-            shapes,
+            table: shapes,
         }
     }
 
     /// The shapes' texts and styles.
     pub(super) fn put_table(&self, plan: &mut Vec<u8>) {
-        put_varint(plan, self.shapes.len() as u64);
-        for shape in &self.shapes {
+        put_varint(plan, self.table.len() as u64);
+        for shape in &self.table {
             put_varint(plan, shape.styles.len() as u64);
-            shape.texts.iter().for_each(|text| put_bytes(plan, text));
+            for text in &shape.texts {
+                put_bytes(plan, text);
+            }
             for style in &shape.styles {
                 plan.push(style.width.unwrap_or(0));
                 plan.push(scale_code(style.scale) << 4 | style.scale_max);
@@ -111,7 +113,7 @@ impl<'a> Shapes<'a> {
 
     /// The shapes' numbers, one column a place.
     pub(super) fn put_columns(&self, series: &[usize], writer: &mut Writer) {
-        for shape in &self.shapes {
+        for shape in &self.table {
             let begins = |n: usize| begins_run(&shape.members, series, n);
             for (place, style) in shape.styles.iter().enumerate() {
                 let numbers = numbers(&self.splits, &shape.members, place);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::FrameError;
-use super::bytes::{Reader, put_bytes, put_varint};
+use super::bytes::{Reader, put_bytes, put_varint, signed};
 use crate::reading::PublishProperties;
 
 /// Values numbered in the order in which they first came.
@@ -73,7 +73,7 @@ impl Turns {
         let code = if series == self.expected() {
             0
         } else {
-            series as i64 + 1
+            signed(series) + 1
         };
         self.came(series);
         code
