@@ -220,18 +220,15 @@ impl Columns<'_> {
         }
         let stored = usize::try_from(place >> 1).map_err(|_| TOO_MUCH)?;
         let stored = self.body.take(stored)?;
-        let bytes = if place & 1 == 1 {
-            decompress(stored, len)?
-        } else {
-            stored.to_vec()
-        };
-        if bytes.len() == len {
-            Ok(bytes)
-        } else {
-            Err(FrameError::Damaged(
-                "a column of another length than it says",
-            ))
+        if place & 1 == 1 {
+            return decompress(stored, len);
         }
+        if stored.len() == len {
+            return Ok(stored.to_vec());
+        }
+        Err(FrameError::Damaged(
+            "a column of another length than it says",
+        ))
     }
 
     /// Takes `bytes` from what may still be unpacked.
@@ -243,7 +240,11 @@ impl Columns<'_> {
 
 pub(super) fn decompress(packed: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
     zstd::bulk::decompress(packed, len)
-        .map_err(|_| FrameError::Damaged("a column that cannot be unpacked"))
+        .ok()
+        .filter(|bytes| bytes.len() == len)
+        .ok_or(FrameError::Damaged(
+            "a column that cannot be unpacked, or not to the length it says",
+        ))
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@
 
 mod bytes;
 mod column;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod number;
 mod read;
 mod shapes;
@@ -83,7 +85,9 @@ pub enum FrameError {
     #[error("damaged: {0}")]
     Damaged(&'static str),
     /// No readings, or not in order.
-    #[error("a frame holds 1 to {READINGS_MAX} readings, in order of sequence, none twice")]
+    #[error(
+        "a frame holds 1 to {READINGS_MAX} readings, in order of sequence from 1 to {SEQUENCE_MAX}, none twice"
+    )]
     Readings,
     /// They are too large together.
     #[error("the readings of a frame may take {PAYLOAD_BYTES_MAX} bytes, and these take {0}")]
@@ -94,6 +98,8 @@ pub enum FrameError {
 pub const READINGS_MAX: usize = 65_536;
 /// The most bytes of payloads, topics, clients and properties in one frame, one reading of any size excepted.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+/// The highest sequence in a frame: what PostgreSQL's ranges of `bigint` can hold.
+pub const SEQUENCE_MAX: u64 = i64::MAX.cast_unsigned() - 1;
 /// What reading a frame may unpack, in bytes: more than any that was written within the limits above needs.
 const UNPACKED_BYTES_MAX: usize = 256 << 20;
 const MAGIC: &[u8; 3] = b"ERF";
@@ -119,10 +125,12 @@ impl Carried {
 
     /// About how many bytes it takes unpacked: what [`PAYLOAD_BYTES_MAX`] counts.
     pub fn size_bytes(&self) -> usize {
-        let properties = self.properties.as_ref().map_or(0, |p| p.size_bytes());
+        let properties = self.properties.as_deref().map_or(0, tables::held_bytes);
         self.payload.len() + self.topic.len() + self.client_id.len() + properties
     }
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

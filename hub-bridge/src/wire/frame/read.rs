@@ -9,7 +9,7 @@ use super::shapes::{self, ReadShape, WHOLE};
 use super::tables::{self, Turns};
 use super::{
     Carried, DICTIONARIES, Frame, FrameError, MAGIC, PROPERTIES, QOS, READINGS_MAX, REPEAT, RETAIN,
-    UNPACKED_BYTES_MAX, UNSYNCHRONISED, VERSION,
+    SEQUENCE_MAX, UNPACKED_BYTES_MAX, UNSYNCHRONISED, VERSION,
 };
 use crate::clock::{ClockQuality, UnixMillis};
 use crate::identity::{Epoch, Sequence};
@@ -20,6 +20,12 @@ use crate::reading::PublishProperties;
 /// # Errors
 /// Where it is none, or was damaged.
 pub fn decode(frame: &[u8]) -> Result<Frame, FrameError> {
+    decode_within(frame, UNPACKED_BYTES_MAX)
+}
+
+/// Reads a frame that may take so many bytes unpacked. Memory is a small multiple of that: a column that is being unpacked
+/// is there twice.
+pub(super) fn decode_within(frame: &[u8], unpacked_bytes_max: usize) -> Result<Frame, FrameError> {
     let mut from = Reader(frame);
     let head = from.take(MAGIC.len()).map_err(|_| FrameError::NotAFrame)?;
     if head != MAGIC {
@@ -44,15 +50,22 @@ pub fn decode(frame: &[u8]) -> Result<Frame, FrameError> {
     epoch.copy_from_slice(from.take(4)?);
     let first = from.varint()?;
     let count = from.size(READINGS_MAX)?;
-    let plan_len = from.size(UNPACKED_BYTES_MAX)?;
+    if !(1..=SEQUENCE_MAX).contains(&first) {
+        return Err(OUT_OF_ORDER);
+    }
+    if count == 0 {
+        return Err(FrameError::Damaged("no readings"));
+    }
+    let plan_len = from.size(unpacked_bytes_max)?;
     let plan = unpack_plan(dictionary, from.bytes()?, plan_len)?;
     let mut columns = Columns {
         plan: Reader(&plan),
         body: from,
-        left: UNPACKED_BYTES_MAX - plan_len,
+        left: unpacked_bytes_max - plan_len,
     };
+    columns.allow(count * size_of::<Carried>())?;
     let readings = take_readings(first, count, &mut columns)?;
-    if readings.is_empty() || !columns.plan.0.is_empty() || !columns.body.0.is_empty() {
+    if !columns.plan.0.is_empty() || !columns.body.0.is_empty() {
         return Err(FrameError::Damaged("more or less than it says"));
     }
     Ok(Frame {
@@ -71,7 +84,11 @@ fn unpack_plan(dictionary: u8, packed: &[u8], len: usize) -> Result<Vec<u8>, Fra
         .ok_or(FrameError::Damaged("an unknown dictionary"))?;
     zstd::bulk::Decompressor::with_dictionary(dictionary)
         .and_then(|mut decompressor| decompressor.decompress(packed, len))
-        .map_err(|_| FrameError::Damaged("a plan that cannot be unpacked"))
+        .ok()
+        .filter(|plan| plan.len() == len)
+        .ok_or(FrameError::Damaged(
+            "a plan that cannot be unpacked, or not to the length it says",
+        ))
 }
 
 /// What the plan says that readings share.
@@ -85,18 +102,20 @@ struct Shared<'a> {
 type Series = (Arc<str>, Arc<str>);
 
 impl<'a> Shared<'a> {
-    fn take(plan: &mut Reader<'a>) -> Result<Self, FrameError> {
-        let clients = tables::texts(plan)?;
-        let topics = tables::texts(plan)?;
-        let series = take_series(&clients, &topics, plan)?;
-        let sets = plan.size(plan.0.len())?;
-        let sets: Result<_, _> = (0..sets)
-            .map(|_| tables::properties(plan.bytes()?))
-            .collect();
+    /// No table has more entries than the frame has readings: each is there for one of them.
+    fn take(count: usize, columns: &mut Columns<'a>) -> Result<Self, FrameError> {
+        let clients = tables::texts(count, &mut columns.plan)?;
+        let topics = tables::texts(count, &mut columns.plan)?;
+        let series = take_series(count, &clients, &topics, &mut columns.plan)?;
+        let mut sets = Vec::new();
+        for _ in 0..columns.plan.size(count)? {
+            let set = columns.plan.bytes()?;
+            sets.push(tables::properties(set, &mut |bytes| columns.allow(bytes))?);
+        }
         Ok(Self {
             series,
-            sets: sets?,
-            shapes: shapes::table(plan)?,
+            sets,
+            shapes: shapes::table(count, columns)?,
         })
     }
 }
@@ -126,9 +145,8 @@ impl Each {
             .collect();
         let series = series?;
         let shape_of = take_shapes(&columns.numbers(count)?, &series, shared.shapes.len())?;
-        let flags = columns.numbers(count)?.into_iter();
-        let flags: Result<Vec<u8>, _> = flags.map(u8::try_from).collect();
-        let flags = flags.map_err(|_| FrameError::Damaged("unknown flags"))?;
+        let flags = columns.numbers(count)?.into_iter().map(known_flags);
+        let flags = flags.collect::<Result<Vec<u8>, _>>()?;
         let at = columns.numbers(count)?;
         let flagged = |flag: u8| flags.iter().filter(|f| *f & flag != 0).count();
         let sets_used = columns.numbers(flagged(PROPERTIES))?;
@@ -146,12 +164,20 @@ impl Each {
     }
 }
 
+fn known_flags(flags: i64) -> Result<u8, FrameError> {
+    let known = QOS | RETAIN | UNSYNCHRONISED | PROPERTIES | REPEAT;
+    u8::try_from(flags)
+        .ok()
+        .filter(|flags| flags & !known == 0 && flags & QOS != 3)
+        .ok_or(FrameError::Damaged("unknown flags"))
+}
+
 fn take_readings(
     first: u64,
     count: usize,
     columns: &mut Columns<'_>,
 ) -> Result<Vec<Carried>, FrameError> {
-    let shared = Shared::take(&mut columns.plan)?;
+    let shared = Shared::take(count, columns)?;
     let each = Each::take(count, &shared, columns)?;
     let mut readings = Vec::with_capacity(count);
     let mut sequence = first;
@@ -168,13 +194,15 @@ fn take_readings(
         if flag(PROPERTIES) {
             let set = sets.next().and_then(|n| usize::try_from(n).ok());
             let set = set.and_then(|n| shared.sets.get(n)).ok_or(INCOMPLETE)?;
-            columns.allow(set.size_bytes())?;
+            columns.allow(tables::held_bytes(set))?;
             properties = Some(Box::new(set.clone()));
         }
         let mut repeat_of = None;
         if flag(REPEAT) {
             let distance = repeats.next().ok_or(INCOMPLETE)?.cast_unsigned();
-            repeat_of = Some(Sequence(sequence.wrapping_sub(distance)));
+            let first = sequence.wrapping_sub(distance);
+            let known = (1..=SEQUENCE_MAX).contains(&first).then_some(first);
+            repeat_of = Some(Sequence(known.ok_or(OUT_OF_ORDER)?));
         }
         readings.push(Carried {
             sequence: Sequence(sequence),
@@ -200,23 +228,25 @@ fn clock_quality(unsynchronised: bool) -> ClockQuality {
     }
 }
 
+const OUT_OF_ORDER: FrameError = FrameError::Damaged("sequences that no relay gives");
 const INCOMPLETE: FrameError = FrameError::Damaged("a reading without all its parts");
 
 fn step(sequence: u64, gap: Option<i64>) -> Result<u64, FrameError> {
     let gap = gap.and_then(|gap| u64::try_from(gap).ok());
     let next = gap.and_then(|gap| sequence.checked_add(gap)?.checked_add(1));
-    next.ok_or(FrameError::Damaged("sequences out of order"))
+    next.filter(|next| *next <= SEQUENCE_MAX)
+        .ok_or(OUT_OF_ORDER)
 }
 
 /// Client and topic of each series.
 fn take_series(
+    max: usize,
     clients: &[Arc<str>],
     topics: &[Arc<str>],
     plan: &mut Reader<'_>,
 ) -> Result<Vec<Series>, FrameError> {
-    let count = plan.size(plan.0.len())?;
     let mut series = Vec::new();
-    for _ in 0..count {
+    for _ in 0..plan.size(max)? {
         let client = clients.get(plan.size(clients.len())?).ok_or(INCOMPLETE)?;
         let topic = topics.get(plan.size(topics.len())?).ok_or(INCOMPLETE)?;
         series.push((Arc::clone(client), Arc::clone(topic)));
@@ -247,22 +277,25 @@ fn take_payloads(
     columns: &mut Columns<'_>,
 ) -> Result<Vec<Vec<u8>>, FrameError> {
     let mut payloads = vec![Vec::new(); shape_of.len()];
-    let members_of = |shape: usize| {
-        let all = shape_of.iter().enumerate();
-        all.filter(move |(_, of)| **of == shape).map(|(n, _)| n)
-    };
-    for (number, shape) in shapes.iter().enumerate() {
-        let members = shapes::by_series(members_of(number + 1), series);
+    // The whole ones first, then those of each shape.
+    let mut members_of = vec![Vec::new(); shapes.len() + 1];
+    for (reading, shape) in shape_of.iter().enumerate() {
+        members_of.get_mut(*shape).ok_or(INCOMPLETE)?.push(reading);
+    }
+    let mut members_of = members_of.into_iter();
+    let whole_ones = members_of.next().unwrap_or_default();
+    for (shape, members) in shapes.iter().zip(members_of) {
+        let members = shapes::by_series(members.into_iter(), series);
         shape.payloads(&members, series, columns, |member, payload| {
             if let Some(place) = payloads.get_mut(member) {
                 *place = payload;
             }
         })?;
     }
-    let lengths = columns.numbers(members_of(WHOLE).count())?;
+    let lengths = columns.numbers(whole_ones.len())?;
     let whole = columns.bytes()?;
     let mut whole = Reader(&whole);
-    for (member, len) in members_of(WHOLE).zip(lengths) {
+    for (member, len) in whole_ones.into_iter().zip(lengths) {
         let len = usize::try_from(len).map_err(|_| INCOMPLETE)?;
         let bytes = whole.take(len)?.to_vec();
         if let Some(place) = payloads.get_mut(member) {

@@ -142,7 +142,7 @@ fn reading() -> impl Strategy<Value = Carried> {
         any::<bool>(),
         any::<bool>(),
         any::<i64>(),
-        any::<Option<u64>>(),
+        prop::option::of(1..=SEQUENCE_MAX),
     );
     (
         names,

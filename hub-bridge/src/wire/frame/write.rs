@@ -8,7 +8,8 @@ use super::column::{LEVEL, Writer, compress};
 use super::shapes::{Shapes, WHOLE};
 use super::tables::{Numbered, Turns, put_properties, put_texts};
 use super::{
-    Carried, DICTIONARIES, Frame, FrameError, MAGIC, PAYLOAD_BYTES_MAX, READINGS_MAX, VERSION,
+    Carried, DICTIONARIES, Frame, FrameError, MAGIC, PAYLOAD_BYTES_MAX, READINGS_MAX, SEQUENCE_MAX,
+    VERSION,
 };
 use crate::identity::Sequence;
 
@@ -42,15 +43,18 @@ fn check(readings: &[Carried]) -> Result<Sequence, FrameError> {
         [before, after] => before.sequence < after.sequence,
         _ => false,
     });
-    let first = readings.first().ok_or(FrameError::Readings)?.sequence;
-    if !ascending || readings.len() > READINGS_MAX || first.0 == 0 {
+    let (Some(first), Some(last)) = (readings.first(), readings.last()) else {
+        return Err(FrameError::Readings);
+    };
+    let counts = first.sequence.0 > 0 && last.sequence.0 <= SEQUENCE_MAX;
+    if !ascending || readings.len() > READINGS_MAX || !counts {
         return Err(FrameError::Readings);
     }
     let size: usize = readings.iter().map(Carried::size_bytes).sum();
     if size > PAYLOAD_BYTES_MAX && readings.len() > 1 {
         return Err(FrameError::TooLarge(size));
     }
-    Ok(first)
+    Ok(first.sequence)
 }
 
 /// The shortest of: packed without a dictionary, packed with each.
