@@ -59,13 +59,17 @@ impl Feed {
     /// `ranges` are not to be read until they are given back.
     pub(crate) fn keep_out(&mut self, epoch: Epoch, ranges: &[SequenceRange]) {
         let given = self.given.entry(epoch).or_default();
-        ranges.iter().for_each(|range| given.insert(*range));
+        for range in ranges {
+            given.insert(*range);
+        }
     }
 
     /// `ranges` are read again, where they are not confirmed.
     pub(crate) fn give_back(&mut self, epoch: Epoch, ranges: &[SequenceRange]) {
         let given = self.given.entry(epoch).or_default();
-        ranges.iter().for_each(|range| given.remove(*range));
+        for range in ranges {
+            given.remove(*range);
+        }
         let first = ranges.iter().map(|range| range.first).min();
         if let (Some(first), Some(cursor)) = (first, self.cursors.get_mut(&epoch)) {
             *cursor = (*cursor).min(first);
