@@ -16,6 +16,7 @@ pub mod backlog;
 pub mod fake_hub;
 pub mod frame_taker;
 pub mod mosquitto;
+pub mod postgres;
 pub mod thin_link;
 pub mod village;
 
