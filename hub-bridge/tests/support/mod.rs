@@ -15,6 +15,8 @@
 pub mod backlog;
 pub mod fake_hub;
 pub mod frame_taker;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
 pub mod thin_link;
