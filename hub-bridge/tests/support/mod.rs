@@ -19,6 +19,8 @@ pub mod frame_taker;
 pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
+#[cfg(feature = "hub")]
+pub mod receiver;
 pub mod thin_link;
 pub mod village;
 

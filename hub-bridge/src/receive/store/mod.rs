@@ -105,6 +105,19 @@ pub trait BeforeCommit: Sync {
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
 }
 
+/// No second sink: what stands in its place in a build without one.
+#[derive(Debug)]
+pub enum NoSink {}
+
+impl BeforeCommit for NoSink {
+    fn take<'a>(
+        &'a self,
+        _new: &'a [&'a Incoming],
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        match *self {}
+    }
+}
+
 /// Stores readings. Cheap to share; holds no connection.
 #[derive(Debug, Default)]
 pub struct Store {
