@@ -3,15 +3,15 @@
 mod support;
 
 use std::process::Command;
-use std::time::Duration;
 
 use hub_bridge::identity::Epoch;
 use hub_bridge::wire::account_topic;
 use hub_bridge::wire::receipt::Receipt;
+use rumqttc::v5::mqttbytes::v5::Publish;
 use support::hub::{MAPPING, TIME_MS, frame, village};
 use support::mosquitto::Mosquitto;
 use support::postgres::Postgres;
-use support::receiver::{KEEPING, Message, Receiver, counts, eventually, listen, publish};
+use support::receiver::{KEEPING, Listener, Message, Receiver, counts, eventually, publish};
 
 const ROWS: &str = "SELECT count(*) FROM readings";
 const REPUBLISH: &str = "[republish]\ntopic = \"villages/{village_id}/{topic}\"\n";
@@ -27,20 +27,18 @@ async fn frames_and_plain_readings_become_rows_receipts_and_plain_readings() {
     let Some((postgres, mosquitto)) = Postgres::start().zip(Mosquitto::start(KEEPING)) else {
         return;
     };
-    let receiver = Receiver::start(&postgres, mosquitto.port, &format!("{REPUBLISH}{MAPPING}"));
+    let mut receiver = Receiver::start(&postgres, mosquitto.port, &format!("{REPUBLISH}{MAPPING}"));
     receiver.ready_with(4);
     assert_eq!(receiver.status().unwrap()["broker"]["division"], "shared");
-    let republished = listen(&mosquitto, "villages/#", |got| got.len() == 151);
-    let published = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let messages = vec![
-            Message::frame(&frame("bamenda-01", 10, 1..=100)),
-            Message::frame(&frame("bamenda-01", 10, 51..=150)),
-            plain(1),
-        ];
-        publish(&mosquitto, messages).await;
-    };
-    let (republished, ()) = tokio::join!(republished, published);
+    let mut listener = Listener::start(&mosquitto, "villages/#").await;
+    let messages = vec![
+        Message::frame(&frame("bamenda-01", 10, 1..=100)),
+        Message::frame(&frame("bamenda-01", 10, 51..=150)),
+        plain(1),
+        Message::new("villages/bamenda-01/m/1", "no identity"),
+    ];
+    publish(&mosquitto, messages).await;
+    let republished = listener.until(|got| got.len() == 152).await;
     counts(&postgres, ROWS, 151);
     let mapped = "SELECT count(*) FROM readings WHERE meter IS NOT NULL AND energy_kwh = sequence";
     assert_eq!(postgres.count(mapped), 150);
@@ -63,28 +61,31 @@ async fn frames_and_plain_readings_become_rows_receipts_and_plain_readings() {
     );
     eventually("its own came back and are no readings", || {
         let own = receiver.metric("hub_bridge_messages_total");
-        (own >= 153.0).then_some(()).ok_or(own)
+        (own >= 154.0).then_some(()).ok_or(own)
     });
     assert_eq!(postgres.count(ROWS), 151);
 
-    let receipts = listen(&mosquitto, "relay/v1/+/receipts/+", |got| got.len() == 2).await;
-    let receipts: Vec<Receipt> = receipts
-        .iter()
-        .inspect(|publish| assert!(publish.retain))
-        .map(|publish| Receipt::from_json(&publish.payload).unwrap())
-        .collect();
-    let stored = |epoch| {
-        let receipt = receipts.iter().find(|r| r.epoch == Epoch(epoch)).unwrap();
-        receipt
-            .stored
-            .iter()
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
+    // The last state of both, and retained.
+    let last = |got: &[Publish], epoch| {
+        let receipts = got.iter().map(|p| Receipt::from_json(&p.payload).unwrap());
+        let of_epoch = receipts.filter(|receipt| receipt.epoch == Epoch(epoch));
+        let stored = of_epoch.last()?.stored;
+        Some(
+            stored
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(","),
+        )
     };
-    assert_eq!(
-        (stored(10), stored(11)),
-        (vec!["1-150".to_owned()], vec!["1".to_owned()])
-    );
+    let all = |got: &[Publish]| {
+        (last(got, 10), last(got, 11)) == (Some("1-150".to_owned()), Some("1".to_owned()))
+    };
+    let mut listener = Listener::start(&mosquitto, "relay/v1/+/receipts/+").await;
+    listener.until(all).await;
+    let mut listener = Listener::start(&mosquitto, "relay/v1/+/receipts/+").await;
+    let retained = listener.until(|got| got.len() == 2).await;
+    assert!(all(retained) && retained.iter().all(|publish| publish.retain));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,7 +132,7 @@ async fn what_cannot_be_read_is_kept_with_its_bytes_and_blocks_nothing() {
     let Some((postgres, mosquitto)) = Postgres::start().zip(Mosquitto::start(KEEPING)) else {
         return;
     };
-    let receiver = Receiver::start(&postgres, mosquitto.port, "");
+    let mut receiver = Receiver::start(&postgres, mosquitto.port, "");
     receiver.ready_with(4);
     let mut foreign = Message::frame(&frame("bamenda-02", 1, 1..=3));
     foreign.topic = "relay/v1/bamenda-01/frames".to_owned();
@@ -167,7 +168,7 @@ async fn a_hub_of_mqtt_311_is_served_too() {
     let Some((postgres, mosquitto)) = Postgres::start().zip(Mosquitto::start(KEEPING)) else {
         return;
     };
-    let receiver = Receiver::start_with(
+    let mut receiver = Receiver::start_with(
         &postgres,
         mosquitto.port,
         REPUBLISH,
@@ -175,18 +176,16 @@ async fn a_hub_of_mqtt_311_is_served_too() {
     );
     receiver.ready_with(4);
     assert_eq!(receiver.status().unwrap()["broker"]["protocol"], "3.1.1");
-    let republished = listen(&mosquitto, "villages/#", |got| got.len() == 5);
-    let published = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        publish(
-            &mosquitto,
-            vec![Message::frame(&frame("bamenda-01", 1, 1..=5))],
-        )
-        .await;
-    };
-    tokio::join!(republished, published);
+    let mut listener = Listener::start(&mosquitto, "villages/#").await;
+    publish(
+        &mosquitto,
+        vec![Message::frame(&frame("bamenda-01", 1, 1..=5))],
+    )
+    .await;
+    listener.until(|got| got.len() == 5).await;
     counts(&postgres, ROWS, 5);
-    let receipts = listen(&mosquitto, "relay/v1/+/receipts/+", |got| !got.is_empty()).await;
+    let mut listener = Listener::start(&mosquitto, "relay/v1/+/receipts/+").await;
+    let receipts = listener.until(|got| !got.is_empty()).await;
     let receipt = Receipt::from_json(&receipts[0].payload).unwrap();
     assert_eq!(receipt.stored[0].to_string(), "1-5");
 }

@@ -40,7 +40,7 @@ impl Kafka {
             .set("acks", "all")
             .set("message.timeout.ms", DELIVERY_MS_MAX)
             .set("linger.ms", "5")
-            .set("compression.type", "zstd")
+            .set("compression.type", "lz4")
             .create()?;
         Ok(Self {
             producer,

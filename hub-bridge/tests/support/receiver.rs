@@ -9,7 +9,7 @@ use hub_bridge::wire::frame::{self, Frame};
 use hub_bridge::wire::frames_topic;
 use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{Packet, Publish, PublishProperties};
-use rumqttc::v5::{AsyncClient, Event, MqttOptions};
+use rumqttc::v5::{AsyncClient, Event, EventLoop, MqttOptions};
 
 use super::hub::config_text;
 use super::mosquitto::{Mosquitto, free_port};
@@ -143,8 +143,11 @@ impl Receiver {
     }
 
     /// Waits until it says that it is ready and holds `slots`.
-    pub fn ready_with(&self, slots: usize) {
+    pub fn ready_with(&mut self, slots: usize) {
         eventually(&format!("ready with {slots} slots"), || {
+            if let Some(child) = &mut self.child {
+                assert_eq!(child.try_wait().unwrap(), None, "it ended: {}", self.log());
+            }
             let ready = self.get("/readyz").is_some_and(|(ready, _)| ready);
             (ready && self.slots_subscribed() == slots)
                 .then_some(())
@@ -251,26 +254,48 @@ pub async fn publish(mosquitto: &Mosquitto, messages: Vec<Message>) {
     while events.poll().await.is_ok() {}
 }
 
-/// Subscribes, and gives the first messages that `enough` says suffice, retained ones included.
-pub async fn listen(
-    mosquitto: &Mosquitto,
-    filter: &str,
-    mut enough: impl FnMut(&[Publish]) -> bool,
-) -> Vec<Publish> {
-    let name = format!("sub-{:x}", rand::random::<u64>());
-    let mut options = MqttOptions::new(name, "127.0.0.1", mosquitto.port);
-    options.set_max_packet_size(Some(1 << 24));
-    let (client, mut events) = AsyncClient::new(options, 10);
-    client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
-    let mut got = Vec::new();
-    let all = async {
-        while !enough(&got) {
-            if let Event::Incoming(Packet::Publish(publish)) = events.poll().await.unwrap() {
-                got.push(publish);
+/// A subscriber.
+pub struct Listener {
+    _client: AsyncClient,
+    events: EventLoop,
+    got: Vec<Publish>,
+}
+
+impl Listener {
+    /// Returns when it is subscribed.
+    pub async fn start(mosquitto: &Mosquitto, filter: &str) -> Self {
+        let name = format!("sub-{:x}", rand::random::<u64>());
+        let mut options = MqttOptions::new(name, "127.0.0.1", mosquitto.port);
+        options.set_max_packet_size(Some(1 << 24));
+        let (client, mut events) = AsyncClient::new(options, 10);
+        client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
+        let mut got = Vec::new();
+        loop {
+            match events.poll().await.unwrap() {
+                Event::Incoming(Packet::SubAck(_)) => break,
+                Event::Incoming(Packet::Publish(publish)) => got.push(publish),
+                _ => {}
             }
         }
-    };
-    let result = tokio::time::timeout(Duration::from_secs(60), all).await;
-    assert!(result.is_ok(), "not enough on {filter}: {got:?}");
-    got
+        Self {
+            _client: client,
+            events,
+            got,
+        }
+    }
+
+    /// All messages so far, as soon as `enough` says so.
+    pub async fn until(&mut self, mut enough: impl FnMut(&[Publish]) -> bool) -> &[Publish] {
+        let all = async {
+            while !enough(&self.got) {
+                if let Event::Incoming(Packet::Publish(publish)) = self.events.poll().await.unwrap()
+                {
+                    self.got.push(publish);
+                }
+            }
+        };
+        let result = tokio::time::timeout(Duration::from_secs(60), all).await;
+        assert!(result.is_ok(), "not enough: {} messages", self.got.len());
+        &self.got
+    }
 }
