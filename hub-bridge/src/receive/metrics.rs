@@ -126,11 +126,11 @@ impl Metrics {
             "Connections to the broker that ended, by class",
             errors,
         );
-        let held = self.slots_held.clone();
+        let slots = self.slots_held.clone();
         to.register(
             "slots_held",
             "Sessions that this replica holds the lock of",
-            held,
+            slots,
         );
         to.register(
             "sessions",

@@ -95,12 +95,11 @@ async fn publish_some(
     database: &mut Option<Client>,
     keys: &[Key],
 ) -> Result<(), String> {
-    let client = match database {
-        Some(client) => client,
-        None => {
-            let connected = database::connect(&receiver.config.database).await;
-            database.insert(connected.map_err(|error| error.to_string())?)
-        }
+    let client = if let Some(client) = database {
+        client
+    } else {
+        let connected = database::connect(&receiver.config.database).await;
+        database.insert(connected.map_err(|error| error.to_string())?)
     };
     let said = |error: tokio_postgres::Error| database::words(&error);
     let transaction = client.transaction().await.map_err(said)?;

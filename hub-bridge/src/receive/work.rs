@@ -138,7 +138,7 @@ impl Batch {
 
     /// In the order in which they came [MQTT-4.6.0-2].
     fn acknowledge(self, session: &Session) {
-        for message in self.messages {
+        for message in &self.messages {
             session.acknowledge(message);
         }
     }

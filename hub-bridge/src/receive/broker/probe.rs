@@ -75,9 +75,9 @@ pub(in crate::receive) async fn shares(access: &Access, client_id: &str) -> Resu
         payload: n.to_string().into(),
         properties: None,
     });
-    let published = publisher.publish(messages.collect());
+    let sent = publisher.publish(messages.collect());
     let until = Instant::now() + DELIVERY_MAX;
-    let _ = timeout_at(until, published).await;
+    let _ = timeout_at(until, sent).await;
     let got = count(&mut one, &mut two, until).await?;
     let each_once = (0..MESSAGES).all(|n| got.copies.get(&n.to_string()) == Some(&1));
     debug!(?got, "what a shared subscription delivered");
@@ -107,10 +107,11 @@ async fn count(one: &mut Session, two: &mut Session, until: Instant) -> Result<G
             Ok((which, Some(Heard::Message(message)))) => {
                 let text = String::from_utf8_lossy(&message.payload).into_owned();
                 *got.copies.entry(text).or_default() += 1;
-                let count = got.by_session.get_mut(which);
-                count.into_iter().for_each(|count| *count += 1);
+                if let Some(count) = got.by_session.get_mut(which) {
+                    *count += 1;
+                }
                 let session = if which == 0 { &*one } else { &*two };
-                session.acknowledge(message);
+                session.acknowledge(&message);
                 if u32::try_from(got.copies.len()).unwrap_or(0) == MESSAGES {
                     until = until.min(Instant::now() + COPIES_MAX);
                 }

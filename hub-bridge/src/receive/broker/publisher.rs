@@ -174,13 +174,13 @@ impl Work {
                         return Left::Failed(Failure::new(class, "the connection ended"));
                     }
                 },
-                job = self.asked.recv(), if room => match job {
-                    Some(job) => self.take(job),
-                    None => {
+                job = self.asked.recv(), if room => {
+                    let Some(job) = job else {
                         connection.close().await;
                         return Left::NobodyAsks;
-                    }
-                },
+                    };
+                    self.take(job);
+                }
             }
         }
     }
@@ -217,7 +217,7 @@ impl Work {
             let max = limits.packet_bytes_max.unwrap_or(u32::MAX);
             let fits = message.size_bytes() <= usize::try_from(max).unwrap_or(usize::MAX);
             let valid = !message.topic.is_empty()
-                && message.topic.len() <= usize::from(u16::MAX)
+                && u16::try_from(message.topic.len()).is_ok()
                 && !message.topic.contains(['+', '#', '\0']);
             if !fits || !valid {
                 self.refused(&waiting, "too large, or a topic that no broker takes");

@@ -119,7 +119,7 @@ impl Session {
     }
 
     /// Acknowledges a message. Without effect where the connection is gone: the broker delivers it again.
-    pub(in crate::receive) fn acknowledge(&self, message: Delivered) {
+    pub(in crate::receive) fn acknowledge(&self, message: &Delivered) {
         let _ = match (&self.client, &message.ack) {
             (Client::V5(client), Ack::V5(publish)) => client.try_ack(publish).is_ok(),
             (Client::V311(client), Ack::V311(publish)) => client.try_ack(publish).is_ok(),
