@@ -2,6 +2,12 @@
 //!
 //! `cargo test --release -p hub-bridge --features hub --test hub_figures -- --ignored --nocapture`
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what cannot go on fails the test"
+)]
+
 mod support;
 
 use std::time::Instant;

@@ -1,5 +1,11 @@
 //! The second sink: what is a row is in Kafka too, under its identity.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what cannot go on fails the test"
+)]
+
 mod support;
 
 use std::collections::{BTreeMap, HashSet};

@@ -1,5 +1,11 @@
 //! Any number of replicas: the sessions are divided among them, and one that dies is stood in for.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "what cannot go on fails the test"
+)]
+
 mod support;
 
 use support::hub::frame;
