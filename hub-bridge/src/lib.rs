@@ -20,6 +20,8 @@ pub mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hub_url;
 pub mod identity;
 pub mod inflight;
@@ -31,6 +33,8 @@ pub mod platform;
 pub mod probe;
 pub mod ranges;
 pub mod reading;
+#[cfg(feature = "hub")]
+pub mod receive;
 mod retained;
 pub mod secret;
 pub mod settings;
