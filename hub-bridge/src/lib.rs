@@ -9,6 +9,8 @@
 //! `version` (MQTT 5 or 3.1.1), `suspect` (the reading that the hub never takes), [`classify`] (errors).
 //! Invariant: a reading is confirmed only by a PUBACK for it on the connection that carried it.
 
+#[cfg(feature = "hub")]
+pub mod audit;
 pub mod backlog;
 pub mod backoff;
 pub mod bridge;
@@ -35,6 +37,8 @@ pub mod ranges;
 pub mod reading;
 #[cfg(feature = "hub")]
 pub mod receive;
+#[cfg(feature = "hub")]
+pub mod report;
 mod retained;
 pub mod secret;
 pub mod settings;

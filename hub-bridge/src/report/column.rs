@@ -99,5 +99,9 @@ pub fn rounded(number: f64, places: i32) -> f64 {
     let scale = 10_f64.powi(places);
     let scaled = (number * scale).round() / scale;
     // Far beyond any reading, where the scale itself overflows; and never a minus before a zero.
-    if scaled.is_finite() { scaled + 0.0 } else { number }
+    if scaled.is_finite() {
+        scaled + 0.0
+    } else {
+        number
+    }
 }

@@ -136,9 +136,8 @@ impl Counter {
     }
 
     fn judge(&self, before: Count, count: Count, next: Option<Count>) -> Judgement {
-        let rate = |from: Count, to: Count| {
-            mean_kw(to.kwh - from.kwh, seconds_between(from.at, to.at))
-        };
+        let rate =
+            |from: Count, to: Count| mean_kw(to.kwh - from.kwh, seconds_between(from.at, to.at));
         if count.kwh >= before.kwh {
             if rate(before, count) <= self.power_kw_max {
                 return Judgement::Rise;

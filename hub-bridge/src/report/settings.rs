@@ -50,7 +50,10 @@ impl Default for ReportSettings {
 impl ReportSettings {
     /// A village's time zone.
     pub fn zone_of(&self, village: &str) -> &Zone {
-        let own = village.parse().ok().and_then(|id: VillageId| self.time_zones.get(&id));
+        let own = village
+            .parse()
+            .ok()
+            .and_then(|id: VillageId| self.time_zones.get(&id));
         own.unwrap_or(&self.time_zone)
     }
 
@@ -97,7 +100,9 @@ impl TryFrom<String> for Zone {
     type Error = InvalidZone;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
-        TimeZone::get(&text).map(Self).map_err(|_| InvalidZone(text))
+        TimeZone::get(&text)
+            .map(Self)
+            .map_err(|_| InvalidZone(text))
     }
 }
 

@@ -55,6 +55,22 @@ pub enum WriteError {
     OneTable,
 }
 
+impl WriteError {
+    /// Whether the reader of a pipe went away.
+    pub fn is_broken_pipe(&self) -> bool {
+        let kind = match self {
+            Self::Io(error) => Some(error.kind()),
+            Self::Json(error) => error.io_error_kind(),
+            Self::Csv(error) => match error.kind() {
+                ::csv::ErrorKind::Io(error) => Some(error.kind()),
+                _ => None,
+            },
+            _ => None,
+        };
+        kind == Some(std::io::ErrorKind::BrokenPipe)
+    }
+}
+
 /// A document of one or more tables.
 pub trait Document: Send {
     /// Whether it can hold more than one.
@@ -150,7 +166,13 @@ mod tests {
                 Value::number(0.1 + 0.2),
                 Value::Instant("2026-01-02T03:04:05.25Z".parse().unwrap()),
             ],
-            vec![Value::text("é"), Value::Nothing, Value::Nothing, Value::number(f64::NAN), Value::Nothing],
+            vec![
+                Value::text("é"),
+                Value::Nothing,
+                Value::Nothing,
+                Value::number(f64::NAN),
+                Value::Nothing,
+            ],
         ]
     }
 
@@ -204,13 +226,21 @@ mod tests {
     fn parquet_has_typed_columns_and_nulls() {
         use ::parquet::file::reader::{FileReader, SerializedFileReader};
         use ::parquet::record::RowAccessor;
-        let reader = SerializedFileReader::new(bytes::Bytes::from(written(Format::Parquet))).unwrap();
-        let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+        let reader =
+            SerializedFileReader::new(bytes::Bytes::from(written(Format::Parquet))).unwrap();
+        let rows: Vec<_> = reader
+            .get_row_iter(None)
+            .unwrap()
+            .map(Result::unwrap)
+            .collect();
         assert_eq!(rows.len(), 2);
         assert_eq!(rows[0].get_string(0).unwrap(), "a, \"b\"");
         assert_eq!(rows[0].get_long(2).unwrap(), 3);
         assert!((rows[0].get_double(3).unwrap() - 0.3).abs() < 1e-12);
-        assert_eq!(rows[0].get_timestamp_micros(4).unwrap(), 1_767_323_045_250_000);
+        assert_eq!(
+            rows[0].get_timestamp_micros(4).unwrap(),
+            1_767_323_045_250_000
+        );
         assert_eq!(rows[1].get_string(0).unwrap(), "é");
         assert!(rows[1].get_double(3).is_err());
         assert!(rows[1].to_json_value()["day"].is_null());

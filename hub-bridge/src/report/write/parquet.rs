@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ::parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel};
+use ::parquet::basic::{
+    Compression, LogicalType, Repetition, TimeUnit, Type as Physical, ZstdLevel,
+};
 use ::parquet::column::writer::ColumnWriter;
 use ::parquet::data_type::ByteArray;
 use ::parquet::errors::ParquetError;
@@ -54,7 +56,9 @@ impl Document for Parquet {
             return Err(WriteError::OneTable);
         };
         let fields: Result<Vec<_>, _> = columns.iter().map(field).collect();
-        let schema = Type::group_type_builder(name).with_fields(fields?).build()?;
+        let schema = Type::group_type_builder(name)
+            .with_fields(fields?)
+            .build()?;
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(6)?))
             .build();
@@ -129,10 +133,20 @@ impl Open {
     }
 }
 
-fn write_column(kind: Kind, values: &[Value], writer: &mut ColumnWriter<'_>) -> Result<(), ParquetError> {
+fn write_column(
+    kind: Kind,
+    values: &[Value],
+    writer: &mut ColumnWriter<'_>,
+) -> Result<(), ParquetError> {
     let fits: Vec<bool> = values.iter().map(|value| fits(kind, value)).collect();
     let levels: Vec<i16> = fits.iter().copied().map(i16::from).collect();
-    let present = || values.iter().zip(&fits).filter(|(_, fits)| **fits).map(|(value, _)| value);
+    let present = || {
+        values
+            .iter()
+            .zip(&fits)
+            .filter(|(_, fits)| **fits)
+            .map(|(value, _)| value)
+    };
     let levels = Some(levels.as_slice());
     match writer {
         ColumnWriter::ByteArrayColumnWriter(writer) => {
