@@ -5,8 +5,9 @@
 //! (`digests`). `ranges` finds who named what is missing, `verdict` decides, and is pure. `meters` asks the counters of the
 //! meters, which go on counting whether their readings arrive or not.
 //!
-//! All is read in one snapshot of the database, read only, and nothing is written anywhere. Memory is that of the holes and
-//! the accounts, not of the rows.
+//! Each village is read in one snapshot of the database, read only, and nothing is written anywhere. Not all of them in one:
+//! the receiver's work of once a month, a new partition, waits for whoever reads. Memory is that of the holes and the
+//! accounts, not of the rows.
 
 pub mod accounts;
 pub mod digests;
@@ -24,10 +25,11 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde::Serialize;
-use tokio_postgres::{Client, IsolationLevel, Transaction};
+use tokio_postgres::{Client, Transaction};
 
 use crate::identity::{Epoch, VillageId};
 use crate::report::settings::ReportSettings;
+use crate::report::snapshot;
 use crate::report::source::{self, Wanted};
 use crate::report::write::{Format, Out, WriteError};
 
@@ -227,29 +229,27 @@ pub async fn audit(
     args: &AuditArgs,
     now: Timestamp,
 ) -> Result<Audit, AuditError> {
-    let transaction = client
-        .build_transaction()
-        .read_only(true)
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .start()
-        .await?;
     let since = since(args)?;
+    let transaction = snapshot(client).await?;
     let known = wanted(villages::epochs(&transaction).await?, args)?;
     let mut dead_letters = villages::dead_letters(&transaction).await?;
+    let shared = villages::shared_epochs(&transaction).await?;
+    transaction.rollback().await?;
     let mut villages = Vec::new();
     for epochs in known.chunk_by(|one, other| one.village == other.village) {
+        let transaction = snapshot(client).await?;
         let looked_at = look(&transaction, settings, args, epochs, since, now).await?;
         if let Some(mut village) = looked_at {
             village.dead_letters = dead_letters.remove(&village.village).unwrap_or(0);
             villages.push(village);
         }
+        transaction.rollback().await?;
     }
     let is_fine = |village: &VillageAudit| match village.verdict {
         Verdict::Complete | Verdict::Explained => !village.is_silent,
         Verdict::Unproved => args.allow_unproved && !village.is_silent,
         Verdict::Unexplained | Verdict::Contradicted => false,
     };
-    let shared = villages::shared_epochs(&transaction).await?.into_iter();
     Ok(Audit {
         version: 1,
         made_at: now,
@@ -261,6 +261,7 @@ pub async fn audit(
         villages,
         dead_letters: dead_letters.remove("").unwrap_or(0),
         shared_epochs: shared
+            .into_iter()
             .map(|(epoch, villages)| SharedEpoch { epoch, villages })
             .collect(),
     })

@@ -4,8 +4,9 @@
 //! `sums` adds it to its meter's periods (`counter`, `power`), `village` adds up the meters, `rows` makes figures
 //! into rows, and `write` writes them. In memory are the sums of one meter and one village, and one row of summary a meter.
 //!
-//! All is read in one snapshot of the database, read only: a report is of one instant. What fails leaves nothing behind; a
-//! file appears under its name when it is whole.
+//! Each village is read in one snapshot of the database, read only. Not all of them in one: the receiver's work of once a
+//! month, a new partition, waits for whoever reads. What fails leaves nothing behind; a file appears under its name when it
+//! is whole.
 
 pub mod calendar;
 pub mod column;
@@ -129,6 +130,18 @@ impl ReportError {
     }
 }
 
+/// All that is read in it is of one instant.
+pub(crate) async fn snapshot(
+    client: &mut Client,
+) -> Result<Transaction<'_>, tokio_postgres::Error> {
+    client
+        .build_transaction()
+        .read_only(true)
+        .isolation_level(IsolationLevel::RepeatableRead)
+        .start()
+        .await
+}
+
 /// Writes a report: to `args.output`, else to `out`.
 ///
 /// # Errors
@@ -140,13 +153,10 @@ pub async fn run(
     out: Out,
     now: Timestamp,
 ) -> Result<(), ReportError> {
-    let transaction = client
-        .build_transaction()
-        .read_only(true)
-        .isolation_level(IsolationLevel::RepeatableRead)
-        .start()
-        .await?;
-    let villages = villages(&transaction, &args.village).await?;
+    let villages = {
+        let transaction = snapshot(client).await?;
+        villages(&transaction, &args.village).await?
+    };
     let unknown = args
         .village
         .iter()
@@ -159,7 +169,7 @@ pub async fn run(
         None => {
             let mut document = write::document(args.format, out)?;
             fill(
-                &transaction,
+                client,
                 settings,
                 args,
                 range,
@@ -174,7 +184,7 @@ pub async fn run(
             let (file, out) = output::begin(path)?;
             let mut document = write::document(args.format, out)?;
             fill(
-                &transaction,
+                client,
                 settings,
                 args,
                 range,
@@ -191,7 +201,7 @@ pub async fn run(
 }
 
 async fn fill(
-    transaction: &Transaction<'_>,
+    client: &mut Client,
     settings: &ReportSettings,
     args: &ReportArgs,
     (from, to): (Date, Date),
@@ -207,10 +217,12 @@ async fn fill(
     ] {
         document.field(name, &value)?;
     }
-    let mut survey = Survey::new(transaction, settings, args, (from, to), now);
+    let mut survey = Survey::new(settings, args, (from, to), now);
     survey.begin(document)?;
     for village in villages {
-        survey.village(village, document).await?;
+        let transaction = snapshot(client).await?;
+        survey.village(&transaction, village, document).await?;
+        transaction.rollback().await?;
     }
     survey.finish(document)?;
     Ok(())

@@ -21,7 +21,6 @@ use super::{Per, ReportArgs, ReportError};
 
 /// What one run goes by, and the summaries that wait for the end of the rows.
 pub(super) struct Survey<'a> {
-    transaction: &'a Transaction<'a>,
     settings: &'a ReportSettings,
     args: &'a ReportArgs,
     range: (Date, Date),
@@ -40,14 +39,12 @@ struct Going<'a> {
 
 impl<'a> Survey<'a> {
     pub(super) fn new(
-        transaction: &'a Transaction<'a>,
         settings: &'a ReportSettings,
         args: &'a ReportArgs,
         range: (Date, Date),
         now: Timestamp,
     ) -> Self {
         Self {
-            transaction,
             settings,
             args,
             range,
@@ -78,12 +75,13 @@ impl<'a> Survey<'a> {
 
     pub(super) async fn village(
         &mut self,
+        transaction: &Transaction<'_>,
         village: &str,
         document: &mut dyn Document,
     ) -> Result<(), ReportError> {
         let zone = self.settings.zone_of(village);
         let calendar = Calendar::new(self.range.0, self.range.1, self.args.by, &zone.0)?;
-        let readings = self.readings(village, &calendar).await?;
+        let readings = self.readings(transaction, village, &calendar).await?;
         if self.args.readings {
             return self
                 .each_reading(village, &calendar, readings, document)
@@ -100,20 +98,25 @@ impl<'a> Survey<'a> {
             seen: BTreeSet::new(),
         };
         self.meters(&mut going, readings, document).await?;
-        self.silent(&mut going).await?;
+        self.silent(transaction, &mut going).await?;
         if self.args.per == Per::Village {
             if !self.args.summary {
                 let mut periods = rows::village_periods(village, &going.sums, &calendar);
                 periods.try_for_each(|row| document.row(&row))?;
             }
-            let sequences = known::sequences(self.transaction, village).await?;
+            let sequences = known::sequences(transaction, village).await?;
             let row = rows::village(village, zone.name(), &going.sums, sequences, going.as_of);
             self.summaries.push(row);
         }
         Ok(())
     }
 
-    async fn readings(&self, village: &str, calendar: &Calendar) -> Result<Readings, ReportError> {
+    async fn readings(
+        &self,
+        transaction: &Transaction<'_>,
+        village: &str,
+        calendar: &Calendar,
+    ) -> Result<Readings, ReportError> {
         let wanted = Wanted {
             village,
             start: calendar.start(),
@@ -121,7 +124,7 @@ impl<'a> Survey<'a> {
             oldest: self.settings.oldest(),
             now: self.now,
         };
-        Ok(source::readings(self.transaction, wanted).await?)
+        Ok(source::readings(transaction, wanted).await?)
     }
 
     async fn each_reading(
@@ -214,10 +217,13 @@ impl<'a> Survey<'a> {
     }
 
     /// Meters that sent nothing in the range: the ones that somebody should look at.
-    async fn silent(&mut self, going: &mut Going<'_>) -> Result<(), ReportError> {
+    async fn silent(
+        &mut self,
+        transaction: &Transaction<'_>,
+        going: &mut Going<'_>,
+    ) -> Result<(), ReportError> {
         let end = going.calendar.end();
-        let silent =
-            known::silent_meters(self.transaction, going.village, end, &going.seen).await?;
+        let silent = known::silent_meters(transaction, going.village, end, &going.seen).await?;
         for silent in silent {
             going.sums.meters_silent += 1;
             going.sums.newest = going.sums.newest.max(silent.newest);

@@ -17,6 +17,8 @@ pub mod backlog;
 pub mod fake_hub;
 pub mod frame_taker;
 #[cfg(feature = "hub")]
+pub mod fleet;
+#[cfg(feature = "hub")]
 pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
