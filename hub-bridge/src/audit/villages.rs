@@ -32,7 +32,7 @@ const CONFLICTS: &str = "
 SELECT DISTINCT sequence FROM conflicts WHERE village = $1 AND epoch = $2 ORDER BY sequence";
 
 const DEAD_LETTERS: &str = "
-SELECT topic, count(*), sum(times)::bigint FROM dead_letters GROUP BY topic ORDER BY topic";
+SELECT topic, count(*) FROM dead_letters GROUP BY topic ORDER BY topic";
 
 const SHARED_EPOCHS: &str = "
 SELECT epoch, string_agg(DISTINCT village, ', ' ORDER BY village) FROM progress
