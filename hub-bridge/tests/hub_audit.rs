@@ -1,4 +1,11 @@
 //! Audits over a real database: what is proved is true, and what is not true is seen.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "helpers of tests: what they cannot do fails the test"
+)]
 
 mod support;
 

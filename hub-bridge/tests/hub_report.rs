@@ -1,4 +1,11 @@
 //! Reports over a real database: what is summed up is what was metered, whatever clocks, counters and links did.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "helpers of tests: what they cannot do fails the test"
+)]
 
 mod support;
 
@@ -110,7 +117,7 @@ async fn the_totals_of_a_real_meter_are_those_of_its_file() {
             let house: f64 = sample
                 .windows(2)
                 .filter(|pair| within(&pair[0].0))
-                .map(|pair| (pair[0].1 + pair[1].1) / 2.0 / 60.0)
+                .map(|pair| f64::midpoint(pair[0].1, pair[1].1) / 60.0)
                 .sum();
             // A count is of the minute before it.
             let rooms: f64 = sample
@@ -288,10 +295,10 @@ async fn generation_and_consumption_are_what_the_configuration_says() {
     let mut relay = Relay::new("bamenda-01", 0xa);
     let start = at("2026-06-01T23:00:00Z");
     // Two houses of 1 kW, more each day; PV of 3 kW; a meter of the whole village; one that sent before, and no more.
-    for quarter in 0..5 * 96 {
+    for quarter in 0..5 * 96_i32 {
         let time = start.checked_add((quarter * 15).minutes()).unwrap();
-        let day = f64::from(i32::try_from(quarter / 96).unwrap());
-        let hours = f64::from(i32::try_from(quarter).unwrap()) / 4.0;
+        let day = f64::from(quarter / 96);
+        let hours = f64::from(quarter) / 4.0;
         let mut send = |topic: &str, meter: Option<&str>, kw: Option<f64>, kwh: Option<f64>| {
             let says = Says {
                 topic: topic.to_owned(),
@@ -432,14 +439,14 @@ async fn a_late_reading_counts_for_its_own_day() {
     let (mut client, store) = store(&postgres).await;
     let mut relay = Relay::new("bamenda-01", 1);
     // The meter's own memory: all of the 3rd arrives on the 20th of the month after, the last one first.
-    for hour in (0..=24).rev() {
+    for hour in (0..=24_i32).rev() {
         let time = at("2026-06-03T00:00:00Z")
             .checked_add(hour.hours())
             .unwrap();
         let says = Says {
             topic: "m".to_owned(),
             ts: Some(time.to_string()),
-            energy_kwh: Some(100.0 + f64::from(i32::try_from(hour).unwrap())),
+            energy_kwh: Some(100.0 + f64::from(hour)),
             ..Says::default()
         };
         relay.receive(at("2026-07-20T00:00:00Z"), &says);

@@ -265,13 +265,11 @@ impl Found<'_> {
     /// The blocks that differ; not those that only miss readings.
     fn differing(&self) -> Vec<SequenceRange> {
         let misses = |block: &SequenceRange| {
-            let gone = self
+            let mut gone = self
                 .missing
                 .iter()
                 .filter(|m| !matches!(m.cause, Cause::Lost(_)));
-            gone.filter_map(|missing| common(missing.range, *block))
-                .next()
-                .is_some()
+            gone.any(|missing| common(missing.range, *block).is_some())
         };
         let blocks = digests::differing(self.rows, self.accounts).into_iter();
         blocks

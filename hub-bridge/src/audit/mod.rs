@@ -19,6 +19,7 @@ pub mod verdict;
 pub mod villages;
 
 use std::collections::BTreeSet;
+use std::io::BufWriter;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -27,11 +28,13 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 use tokio_postgres::{Client, Transaction};
 
+use crate::hub::config::DatabaseSettings;
+use crate::hub::database::{DatabaseError, connect, words};
 use crate::identity::{Epoch, VillageId};
 use crate::report::settings::ReportSettings;
 use crate::report::snapshot;
 use crate::report::source::{self, Wanted};
-use crate::report::write::{Format, Out, WriteError};
+use crate::report::write::{Format, Out, WriteError, document};
 
 use digests::Depth;
 use epoch::{EpochAudit, Rules};
@@ -41,6 +44,7 @@ use villages::Known;
 
 /// `hub-bridge audit`.
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "flags of a command line")]
 pub struct AuditArgs {
     /// Only this village; may be given again
     #[arg(long, value_name = "VILLAGE")]
@@ -110,8 +114,11 @@ impl Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The database.
-    #[error("the database: {}", crate::report::said(.0))]
+    #[error("the database: {}", words(.0))]
     Database(#[from] tokio_postgres::Error),
+    /// The way to it.
+    #[error("the database: {0}")]
+    Connection(#[from] DatabaseError),
     /// What was to be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -198,6 +205,27 @@ pub struct VillageAudit {
     pub meters: Option<Findings>,
 }
 
+/// The command: connects, looks, and writes what it found to standard output. A reader that went away does not change the word.
+///
+/// # Errors
+/// [`AuditError`]: exit status 1.
+pub async fn command(
+    database: &DatabaseSettings,
+    settings: &ReportSettings,
+    args: &AuditArgs,
+) -> Result<Outcome, AuditError> {
+    let mut client = connect(database).await?;
+    let audit = audit(&mut client, settings, args, Timestamp::now()).await?;
+    match write(
+        &audit,
+        args.format,
+        Box::new(BufWriter::new(std::io::stdout())),
+    ) {
+        Err(error) if !error.is_broken_pipe() => Err(error.into()),
+        _ => Ok(audit.outcome),
+    }
+}
+
 /// Looks, and writes what it found to `out`.
 ///
 /// # Errors
@@ -210,13 +238,15 @@ pub async fn run(
     now: Timestamp,
 ) -> Result<Outcome, AuditError> {
     let audit = audit(client, settings, args, now).await?;
-    match args.format {
-        AuditFormat::Table => {
-            output::table(&audit, crate::report::write::document(Format::Table, out)?)?
-        }
-        AuditFormat::Json => output::json(&audit, out)?,
-    }
+    write(&audit, args.format, out)?;
     Ok(audit.outcome)
+}
+
+fn write(audit: &Audit, format: AuditFormat, out: Out) -> Result<(), WriteError> {
+    match format {
+        AuditFormat::Table => output::table(audit, document(Format::Table, out)?),
+        AuditFormat::Json => output::json(audit, out),
+    }
 }
 
 /// Looks.
@@ -323,9 +353,10 @@ async fn look(
     if epochs.is_empty() && !is_silent {
         return Ok(None);
     }
-    let meters = match args.no_meters {
-        true => None,
-        false => Some(counters(transaction, settings, &village, since, now).await?),
+    let meters = if args.no_meters {
+        None
+    } else {
+        Some(counters(transaction, settings, &village, since, now).await?)
     };
     let verdicts = epochs.iter().map(|epoch| epoch.verdict);
     Ok(Some(VillageAudit {

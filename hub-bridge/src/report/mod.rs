@@ -28,12 +28,15 @@ pub mod trend;
 mod village;
 pub mod write;
 
+use std::io::BufWriter;
 use std::path::PathBuf;
 
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan as _};
 use tokio_postgres::{Client, IsolationLevel, Transaction};
 
+use crate::hub::config::DatabaseSettings;
+use crate::hub::database::{DatabaseError, connect, words};
 use crate::identity::VillageId;
 
 use calendar::{By, CalendarError};
@@ -93,8 +96,11 @@ pub enum Per {
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
     /// The database.
-    #[error("the database: {}", said(.0))]
+    #[error("the database: {}", words(.0))]
     Database(#[from] tokio_postgres::Error),
+    /// The way to it.
+    #[error("the database: {0}")]
+    Connection(#[from] DatabaseError),
     /// The range.
     #[error(transparent)]
     Range(#[from] CalendarError),
@@ -114,32 +120,39 @@ pub enum ReportError {
     UnknownVillage(VillageId),
 }
 
-/// PostgreSQL's own words: the error's own are "db error".
-pub(crate) fn said(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(said), _) => said.to_string(),
-        (None, Some(source)) => format!("{error}: {source}"),
-        (None, None) => error.to_string(),
-    }
-}
-
-impl ReportError {
-    /// Whether the reader of a pipe went away, as `head` does: no failure of the report.
-    pub fn is_broken_pipe(&self) -> bool {
-        matches!(self, Self::Write(error) if error.is_broken_pipe())
-    }
-}
-
-/// All that is read in it is of one instant.
+/// All that is read in it is of one instant. A statement takes the time it takes: what limits a receiver's statements
+/// would end every long one.
 pub(crate) async fn snapshot(
     client: &mut Client,
 ) -> Result<Transaction<'_>, tokio_postgres::Error> {
-    client
+    let transaction = client
         .build_transaction()
         .read_only(true)
         .isolation_level(IsolationLevel::RepeatableRead)
         .start()
-        .await
+        .await?;
+    transaction
+        .batch_execute("SET LOCAL statement_timeout = 0")
+        .await?;
+    Ok(transaction)
+}
+
+/// The command: connects, and writes a report to `args.output`, else to standard output. A reader that went away, as `head`
+/// does, is no failure.
+///
+/// # Errors
+/// [`ReportError`].
+pub async fn command(
+    database: &DatabaseSettings,
+    settings: &ReportSettings,
+    args: &ReportArgs,
+) -> Result<(), ReportError> {
+    let mut client = connect(database).await?;
+    let out = Box::new(BufWriter::new(std::io::stdout()));
+    match run(&mut client, settings, args, out, Timestamp::now()).await {
+        Err(ReportError::Write(error)) if error.is_broken_pipe() => Ok(()),
+        other => other,
+    }
 }
 
 /// Writes a report: to `args.output`, else to `out`.
@@ -194,7 +207,7 @@ pub async fn run(
             )
             .await?;
             document.finish()?;
-            output::end(file, path)?;
+            output::end(&file, path)?;
         }
     }
     Ok(())

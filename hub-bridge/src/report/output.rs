@@ -33,7 +33,7 @@ pub(super) fn begin(path: &Path) -> Result<(Part, Out), ReportError> {
     Ok((Part { path: part, file }, Box::new(BufWriter::new(out))))
 }
 
-pub(super) fn end(part: Part, path: &Path) -> Result<(), ReportError> {
+pub(super) fn end(part: &Part, path: &Path) -> Result<(), ReportError> {
     let done = part
         .file
         .sync_all()

@@ -32,7 +32,7 @@ impl Role {
 }
 
 /// The patterns of one role.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Patterns {
     /// Topic filters, such as `pv/#`.
@@ -71,7 +71,7 @@ impl Roles<'_> {
 }
 
 /// A topic filter as in MQTT: `+` one level, `#` all that follow.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String")]
 pub struct TopicPattern(String);
 
@@ -121,7 +121,7 @@ impl TryFrom<String> for TopicPattern {
 }
 
 /// A meter's name; `*` stands for any characters, none too.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MeterPattern(String);
 

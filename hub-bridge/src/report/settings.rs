@@ -6,14 +6,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::identity::VillageId;
 
 use super::roles::{Patterns, Roles};
 
 /// `[report]`: what a report, and the meters' part of an audit, go by.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ReportSettings {
     /// The villages' time zone, an IANA name; days begin and end there. Default `Africa/Douala`.
@@ -24,10 +24,11 @@ pub struct ReportSettings {
     pub generation: Patterns,
     /// Meters that are in no sum: batteries, a meter of the whole village.
     pub other: Patterns,
-    /// No meter carries more, kW: a counter that rises faster was changed. Default 1,000.
+    /// No meter carries more, kW: a counter that rises faster was changed. Above 0; default 1,000.
+    #[serde(deserialize_with = "above_zero")]
     pub power_kw_max: f64,
     /// Readings of power that are further apart say nothing of the time between. Default 1 hour.
-    #[serde(deserialize_with = "duration")]
+    #[serde(serialize_with = "humane", deserialize_with = "duration")]
     pub power_gap_max: Duration,
     /// A meter's time before this day is a clock that was never set. Default 2005-01-01.
     pub oldest_day: Date,
@@ -89,6 +90,12 @@ impl Zone {
     }
 }
 
+impl Serialize for Zone {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 impl Default for Zone {
     fn default() -> Self {
         // The tz database is compiled in, and has it.
@@ -111,6 +118,19 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
     humantime::parse_duration(text.trim()).map_err(|_| {
         serde::de::Error::custom(format!("{text:?} is not a duration such as \"1 h\""))
     })
+}
+
+fn humane<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&humantime::format_duration(*duration))
+}
+
+fn above_zero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let number = f64::deserialize(deserializer)?;
+    if number.is_finite() && number > 0.0 {
+        Ok(number)
+    } else {
+        Err(serde::de::Error::custom(format!("{number} is not above 0")))
+    }
 }
 
 #[cfg(test)]
@@ -137,12 +157,18 @@ mod tests {
         assert_eq!(settings.zone_of("bamenda-1").name(), "Europe/Berlin");
         assert_eq!(settings.roles().of("pv/1", "x"), Role::Generation);
         assert_eq!(settings.oldest().to_string(), "2020-01-01T00:00:00Z");
+        let written = toml::to_string(&settings).unwrap();
+        assert_eq!(
+            toml::from_str::<ReportSettings>(&written).unwrap(),
+            settings
+        );
         assert_eq!(ReportSettings::default().time_zone.name(), "Africa/Douala");
         for wrong in [
             "time_zone = \"Mars/Base\"",
             "power_gap_max = \"long\"",
             "generation = { topics = [\"a#\"] }",
             "time_zones = { \"a b\" = \"UTC\" }",
+            "power_kw_max = 0.0",
             "tiem_zone = \"UTC\"",
         ] {
             assert!(toml::from_str::<ReportSettings>(wrong).is_err(), "{wrong}");

@@ -37,6 +37,7 @@ impl Method {
     }
 
     /// Of two sums together.
+    #[must_use]
     pub fn and(self, other: Option<Self>) -> Self {
         match other {
             Some(other) if other != self => Self::Mixed,

@@ -136,14 +136,14 @@ impl<'a> Survey<'a> {
     ) -> Result<(), ReportError> {
         let roles = self.settings.roles();
         let (mut meter, mut placer) = (String::new(), Placer::default());
-        let mut placed = VecDeque::new();
+        let mut settled = VecDeque::new();
         while let Some(reading) = readings.try_next().await? {
             if reading.meter != meter {
                 meter.clone_from(&reading.meter);
                 placer = Placer::default();
             }
-            placer.push(reading, &mut placed);
-            for placed in placed.drain(..) {
+            placer.push(reading, &mut settled);
+            for placed in settled.drain(..) {
                 if calendar.index_of(placed.at).is_some() {
                     let role = roles.of(&placed.reading.topic, &meter);
                     document.row(&rows::reading(village, role, placed))?;

@@ -83,7 +83,7 @@ impl Document for Json {
 
     fn finish(mut self: Box<Self>) -> Result<(), WriteError> {
         match self.place {
-            Place::Begin => write!(self.out, "{{\"version\":{VERSION}}}\n")?,
+            Place::Begin => writeln!(self.out, "{{\"version\":{VERSION}}}")?,
             Place::Fields => self.out.write_all(b"\n}\n")?,
             Place::Table(..) => self.out.write_all(b"\n]\n}\n")?,
         }

@@ -10,6 +10,7 @@ use ::parquet::data_type::ByteArray;
 use ::parquet::errors::ParquetError;
 use ::parquet::file::properties::WriterProperties;
 use ::parquet::file::writer::SerializedFileWriter;
+use ::parquet::format::MicroSeconds;
 use ::parquet::schema::types::Type;
 
 use super::{Document, Out, WriteError};
@@ -24,7 +25,7 @@ pub(super) struct Parquet {
 
 enum Place {
     Begin(Out),
-    Table(Open),
+    Table(Box<Open>),
     Nowhere,
 }
 
@@ -62,11 +63,11 @@ impl Document for Parquet {
         let properties = WriterProperties::builder()
             .set_compression(Compression::ZSTD(ZstdLevel::try_new(6)?))
             .build();
-        self.place = Place::Table(Open {
+        self.place = Place::Table(Box::new(Open {
             writer: SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties))?,
             columns: vec![Vec::new(); columns.len()],
             kinds: columns,
-        });
+        }));
         Ok(())
     }
 
@@ -102,7 +103,7 @@ fn field(column: &Column) -> Result<Arc<Type>, ParquetError> {
         Kind::Instant => {
             let logical = LogicalType::Timestamp {
                 is_adjusted_to_u_t_c: true,
-                unit: TimeUnit::MICROS(Default::default()),
+                unit: TimeUnit::MICROS(MicroSeconds::default()),
             };
             (Physical::INT64, Some(logical))
         }
