@@ -12,6 +12,7 @@ mod support;
 use std::time::Duration;
 
 use hub_bridge::audit::{self, Audit, Outcome};
+use hub_bridge::report;
 use hub_bridge::report::settings::ReportSettings;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
@@ -452,4 +453,88 @@ async fn silence_dead_letters_clocks_and_counters_are_counted() {
         error.unwrap_err().to_string(),
         "the database knows no village nobody"
     );
+}
+
+/// `RELAY_TEST_ROWS=1000000` for more of them; prints what it took.
+#[tokio::test]
+async fn many_rows_are_streamed_and_sql_makes_the_same_digest_of_them() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let (mut client, _) = store(&postgres).await;
+    let rows: u64 = std::env::var("RELAY_TEST_ROWS").map_or(20_000, |text| text.parse().unwrap());
+    // 500 meters, a reading each 15 minutes; one that is not there. The account's digest is PostgreSQL's own work.
+    postgres.psql(&format!(
+        "INSERT INTO readings (village, epoch, sequence, topic, client_id, received_at, clock, payload, digest, source, meter, ts,
+                               power_kw, energy_kwh)
+         SELECT 'bamenda-01', '0000000a', n, 'm/' || n % 500, 'c', t, 'synchronised', p,
+                substr(sha256(convert_to('m/' || n % 500, 'UTF8') || '\\x00'::bytea || p), 1, 16), 'frame', 'm-' || n % 500, t,
+                1.0, (n / 500) * 0.25
+         FROM generate_series(1, {rows}) n, LATERAL (
+             SELECT '2026-06-01 00:00:00+00'::timestamptz + n / 500 * interval '15 minutes' AS t,
+                    convert_to('{{\"reading\":' || n || '}}', 'UTF8') AS p
+         ) made
+         WHERE n <> 7777;
+         INSERT INTO progress (village, epoch, stored)
+         VALUES ('bamenda-01', '0000000a', int8multirange(int8range(1, 7777), int8range(7778, {rows} + 1)));
+         INSERT INTO accounts (village, epoch, through, is_current, stored, digest, lost, refused, said_at, clock)
+         SELECT 'bamenda-01', '0000000a', {rows}, true, {rows} - 1,
+                decode(lpad(to_hex(high::bigint), 16, '0') || lpad(to_hex(low::bigint), 16, '0'), 'hex'),
+                '[{{\"first\": 7777, \"last\": 7777, \"reason\": \"damage\"}}]', '[]', now(), 'synchronised'
+         FROM (
+             SELECT bit_xor(('x' || encode(substr(term, 1, 8), 'hex'))::bit(64)) AS high,
+                    bit_xor(('x' || encode(substr(term, 9, 8), 'hex'))::bit(64)) AS low
+             FROM readings, LATERAL (SELECT sha256(int4send(10) || int8send(sequence) || digest) AS term) made
+         ) sums;
+         ANALYZE"
+    ));
+    let before = resident_kib();
+    for line in ["--no-meters", "--no-meters --deep", ""] {
+        let begun = std::time::Instant::now();
+        let (outcome, audit) = look(&mut client, line).await;
+        let epoch = only(&audit);
+        assert_eq!(
+            (&epoch["digest"], &epoch["rows"]),
+            (&json!("equal"), &json!(rows - 1)),
+            "{epoch}"
+        );
+        assert_eq!(
+            (&epoch["verdict"], outcome),
+            (&json!("explained"), Outcome::Fine)
+        );
+        eprintln!("audit {line:19} {rows} rows in {:?}", begun.elapsed());
+    }
+    for line in [
+        "--format csv",
+        "--per meter --format csv",
+        "--readings --format csv",
+    ] {
+        let begun = std::time::Instant::now();
+        let args = arguments(&format!("--from 2026-05-31 --to 2027-06-30 {line}"));
+        let settings = ReportSettings::default();
+        let now = "2027-07-01T00:00:00Z".parse().unwrap();
+        report::run(
+            &mut client,
+            &settings,
+            &args,
+            Box::new(std::io::sink()),
+            now,
+        )
+        .await
+        .unwrap();
+        eprintln!("report {line:24} {rows} rows in {:?}", begun.elapsed());
+    }
+    let more = resident_kib().saturating_sub(before);
+    eprintln!("{more} KiB more than before");
+    assert!(more < 32 * 1024, "{more} KiB more: rows are kept in memory");
+}
+
+/// The most memory that this process ever had.
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -498,9 +498,10 @@ async fn every_format_has_the_same_rows_and_a_file_is_whole() {
     let text = String::from_utf8(csv.bytes()).unwrap();
     assert_eq!(text.lines().count(), 2);
     assert!(
-        text.lines().nth(1).unwrap().starts_with(
-            "bamenda-01,m-1,consumption,2026-06-10,2026-06-13,96,95,,counter,1,380,"
-        ),
+        text.lines()
+            .nth(1)
+            .unwrap()
+            .starts_with("bamenda-01,m-1,consumption,2026-06-10,2026-06-13,96,95,,counter,1,380,"),
         "{text}"
     );
     let table = write(&mut client, "", range, now).await;

@@ -127,7 +127,7 @@ pub async fn rows(
 
 struct Reader {
     epoch: Epoch,
-    /// What the newest account calls lost, in order.
+    /// What the newest account calls lost and is still ahead: the next one last.
     lost: Vec<SequenceRange>,
     /// The accounts' ends that are still ahead, in reverse.
     ahead: Vec<Sequence>,
@@ -138,14 +138,16 @@ impl Reader {
     fn new(epoch: Epoch, accounts: &[Said]) -> Self {
         let newest = accounts.last();
         let lost = newest.into_iter().flat_map(|said| &said.lost);
+        let mut lost: Vec<SequenceRange> = lost
+            .filter_map(|absent| SequenceRange::new(absent.first, absent.last))
+            .collect();
+        lost.sort_by(|one, other| other.cmp(one));
         let mut ahead: Vec<Sequence> = accounts.iter().map(|said| said.through).collect();
         ahead.sort_by(|one, other| other.cmp(one));
         ahead.dedup();
         Self {
             epoch,
-            lost: lost
-                .filter_map(|absent| SequenceRange::new(absent.first, absent.last))
-                .collect(),
+            lost,
             ahead,
             rows: Rows::default(),
         }
@@ -170,7 +172,9 @@ impl Reader {
         if self.rows.blocks.is_empty() {
             self.begin_block();
         }
-        let is_lost = self.lost.iter().any(|range| range.contains(sequence));
+        while self.lost.pop_if(|range| range.last < sequence).is_some() {}
+        let next = self.lost.last();
+        let is_lost = next.is_some_and(|range| range.contains(sequence));
         if let Some(block) = self.rows.blocks.last_mut() {
             block.count += 1;
             block.all.toggle(self.epoch, sequence, digest);

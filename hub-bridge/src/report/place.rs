@@ -92,10 +92,10 @@ fn between(
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    pub(in crate::report) fn reading(sequence: i64, at: Option<&str>) -> Reading {
+    pub(crate) fn reading(sequence: i64, at: Option<&str>) -> Reading {
         let at = at.map(|text| text.parse().unwrap());
         Reading {
             meter: "m".to_owned(),

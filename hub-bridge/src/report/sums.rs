@@ -297,3 +297,43 @@ impl Gathered {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::calendar::By;
+    use crate::report::place::Known;
+    use crate::report::place::tests::reading;
+    use jiff::tz::TimeZone;
+
+    #[test]
+    fn a_long_time_and_no_time_say_nothing_of_the_highest_power() {
+        let day = "2026-01-01".parse().unwrap();
+        let calendar = Calendar::new(day, day, By::Day, &TimeZone::UTC).unwrap();
+        let limits = Limits {
+            power_kw_max: 1000.0,
+            power_gap_max: Duration::from_secs(3600),
+            now: calendar.end(),
+        };
+        let mut meter = MeterSum::new(&calendar, limits);
+        for (time, kwh) in [
+            ("00:00", 0.0),
+            ("00:15", 1.0),
+            ("00:15", 1.1),
+            ("05:15", 51.1),
+        ] {
+            let time = format!("2026-01-01T{time}:00Z");
+            let mut reading = reading(1, Some(&time));
+            reading.energy_kwh = Some(kwh);
+            let at = time.parse().unwrap();
+            meter.push(&Placed {
+                at,
+                known: Known::Meter,
+                reading,
+            });
+        }
+        let sums = meter.finish(None);
+        assert_eq!(sums.periods[0].peak_kw, Some(4.0));
+        assert!((sums.periods[0].covered_s - 5.25 * 3600.0).abs() < 1e-9);
+    }
+}
