@@ -125,6 +125,9 @@ fn the_count_of_the_month_survives_kill_9() {
     }
     relay.kill();
     relay.start();
-    let again = used(&relay.status());
-    assert!(again + 64 * 1024 >= counted, "{again} after {counted}");
+    relay.wait_status(
+        "it goes on from what was written down",
+        within(20),
+        |status| used(status) + 64 * 1024 >= counted,
+    );
 }

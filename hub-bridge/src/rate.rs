@@ -44,9 +44,9 @@ impl RateLimit {
         };
     }
 
-    /// Whether there is a rate.
-    pub(crate) fn bounds(&self) -> bool {
-        self.bytes_per_s.is_some()
+    /// The rate, where there is one.
+    pub(crate) fn bytes_per_s(&self) -> Option<f64> {
+        self.bytes_per_s
     }
 
     /// Whether something may leave now. `sent`: what the meter has counted.

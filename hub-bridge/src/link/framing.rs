@@ -175,7 +175,14 @@ impl Link {
             .packet_bytes_max
             .map_or(usize::MAX, |max| max as usize);
         let most = batch.frame_bytes_max.min(hub.saturating_sub(PUBLISH_BYTES));
-        let bytes = self.memory.pace.rate().map_or(FRAME_START_BYTES, |rate| {
+        // Under a rate limit a frame takes what that gives, and not more at once.
+        let rates = self
+            .memory
+            .pace
+            .rate()
+            .into_iter()
+            .chain(self.bounds.rate());
+        let bytes = rates.reduce(f64::min).map_or(FRAME_START_BYTES, |rate| {
             // Casting a float saturates.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let bytes = (rate * batch.frame_time.as_secs_f64()) as usize;

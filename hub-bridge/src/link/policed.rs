@@ -43,9 +43,9 @@ impl Bounds {
         self.limited
     }
 
-    /// Whether there is a rate limit.
-    pub(super) fn bounded(&self) -> bool {
-        self.rate.bounds()
+    /// The rate limit in bytes a second, where there is one.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.rate.bytes_per_s()
     }
 
     /// A publish of `bytes` leaves.

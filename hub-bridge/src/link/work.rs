@@ -379,7 +379,7 @@ impl Link {
         }
         self.bounds.charge(bytes);
         // Under a rate limit the policy is what is measured, not the link.
-        let starved = self.lanes.queued() == 0 || self.bounds.bounded();
+        let starved = self.lanes.queued() == 0 || self.bounds.rate().is_some();
         let departure = self.memory.pace.departed(bytes, now, starved);
         let flying = Flying {
             lane,
