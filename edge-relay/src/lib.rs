@@ -38,4 +38,5 @@ pub mod run;
 pub mod store;
 pub mod supervisor;
 pub mod tls;
+pub mod traffic_book;
 pub mod users;

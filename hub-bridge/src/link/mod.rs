@@ -13,6 +13,7 @@ mod feed;
 mod framing;
 mod grow;
 mod item;
+mod policed;
 mod receipts;
 mod storage;
 mod watch;
@@ -42,9 +43,11 @@ use crate::version::Version;
 
 use care::Care;
 use confirms::Confirms;
-use feed::{Feed, Portion};
+use feed::{Feed, Found, LineKept, Portion};
 use framing::Framing;
 use item::{Cargo, Item};
+use policed::Bounds;
+pub(crate) use policed::Policed;
 use receipts::Awaiting;
 
 /// What a link works with.
@@ -55,6 +58,7 @@ pub(crate) struct LinkParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) time_floor: TimeFloor,
     pub(crate) platform: Platform,
+    pub(crate) policed: Policed,
     pub(crate) board: StatusBoard,
     /// What the timers of links count from.
     pub(crate) began: tokio::time::Instant,
@@ -73,6 +77,8 @@ pub(crate) struct Memory {
     pub(crate) awaiting: Awaiting,
     /// A frame holds at most so many readings: less where links did not last for one.
     pub(crate) frame_readings_max: usize,
+    /// Where new readings begin, if they go before what waited.
+    pub(crate) line: LineKept,
 }
 
 impl Memory {
@@ -85,6 +91,7 @@ impl Memory {
             sent_to: HashMap::new(),
             awaiting: Awaiting::default(),
             frame_readings_max: framing::READINGS_MAX,
+            line: LineKept::default(),
         }
     }
 }
@@ -122,7 +129,7 @@ struct Flying {
     bytes: usize,
 }
 
-type ReadJob = Job<Result<Option<Portion>, BacklogError>>;
+type ReadJob = Job<Result<Found, BacklogError>>;
 type ConfirmJob = Job<(Confirms, Result<(), BacklogError>)>;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own, and any of them goes with any other
@@ -148,6 +155,7 @@ struct Link {
     starved_since: Option<Duration>,
     connected_in: Option<Duration>,
 
+    bounds: Bounds,
     feed: Feed,
     framing: Framing,
     /// When the hub accepted the first connection.
