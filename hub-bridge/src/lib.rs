@@ -34,6 +34,7 @@ mod retained;
 pub mod secret;
 pub mod settings;
 pub mod status;
+pub mod stick;
 mod suspect;
 pub mod topic;
 pub mod uplink;
