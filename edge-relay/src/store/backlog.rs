@@ -147,7 +147,7 @@ fn read(
 
 /// Nothing leaves this box before marks on stable storage know of its sequence: else damage could have the sequence
 /// given out again (`reached.rs`). One sync for all that came since the last one.
-fn hold_back_unknown(
+pub(super) fn hold_back_unknown(
     shared: &Shared,
     epoch: Epoch,
     batch: &mut ReadBatch,

@@ -48,6 +48,7 @@ mod identity;
 mod index;
 mod inspect;
 mod keeper;
+mod kept;
 mod lock;
 mod marks;
 mod open;

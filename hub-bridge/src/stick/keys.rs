@@ -140,8 +140,7 @@ impl Recipients {
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, KeyError> {
         let parsed = texts.iter().map(|text| {
             let text = text.as_ref();
-            let wrong =
-                |reason: &str| KeyError::NotARecipient(text.to_owned(), reason.to_owned());
+            let wrong = |reason: &str| KeyError::NotARecipient(text.to_owned(), reason.to_owned());
             text.parse().map_err(wrong)
         });
         Ok(Self(parsed.collect::<Result<_, _>>()?))
@@ -167,7 +166,10 @@ impl fmt::Debug for Recipients {
 
 impl PartialEq for Recipients {
     fn eq(&self, other: &Self) -> bool {
-        self.0.iter().map(ToString::to_string).eq(other.0.iter().map(ToString::to_string))
+        self.0
+            .iter()
+            .map(ToString::to_string)
+            .eq(other.0.iter().map(ToString::to_string))
     }
 }
 
@@ -206,9 +208,13 @@ impl HubIdentity {
         let text = String::from_utf8(read_secret(file)?).map_err(|_| not_a_key("not text"))?;
         let lines = text.lines().map(str::trim);
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
-        let identities: Vec<age::x25519::Identity> =
-            lines.map(str::parse).collect::<Result<_, _>>().map_err(|_| {
-                not_a_key("a line is not an identity such as AGE-SECRET-KEY-1..., as age-keygen makes it")
+        let identities: Vec<age::x25519::Identity> = lines
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| {
+                not_a_key(
+                    "a line is not an identity such as AGE-SECRET-KEY-1..., as age-keygen makes it",
+                )
             })?;
         if identities.is_empty() {
             return Err(not_a_key("no identity in it"));
@@ -238,7 +244,11 @@ fn io_error(path: &Path) -> impl FnOnce(io::Error) -> KeyError + '_ {
 /// A file with a secret: refused where others than its user may read it.
 fn read_secret(file: &Path) -> Result<Vec<u8>, KeyError> {
     let opened = File::open(file).map_err(io_error(file))?;
-    let mode = opened.metadata().map_err(io_error(file))?.permissions().mode();
+    let mode = opened
+        .metadata()
+        .map_err(io_error(file))?
+        .permissions()
+        .mode();
     if mode & 0o077 != 0 {
         return Err(KeyError::NotAKey {
             path: file.to_owned(),

@@ -73,7 +73,9 @@ pub enum StickError {
     #[error("written by a later version ({0}; {VERSION} is known here)")]
     Version(u8),
     /// Shorter than it says.
-    #[error("cut short: {have} of {whole} bytes; the stick was pulled out, or its file system is damaged")]
+    #[error(
+        "cut short: {have} of {whole} bytes; the stick was pulled out, or its file system is damaged"
+    )]
     CutShort {
         /// Bytes that are there.
         have: u64,

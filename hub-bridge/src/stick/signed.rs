@@ -14,7 +14,9 @@ pub enum SignedError {
     #[error("not a {0}")]
     Not(&'static str),
     /// The signature does not fit.
-    #[error("the signature of the {0} does not fit: changed on the way, or written by someone else")]
+    #[error(
+        "the signature of the {0} does not fit: changed on the way, or written by someone else"
+    )]
     Signature(&'static str),
     /// Of a later version.
     #[error("a {0} of a later version ({1})")]

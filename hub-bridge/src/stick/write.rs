@@ -33,9 +33,7 @@ impl StickWriter {
         let encrypt = |error: &dyn std::fmt::Display| StickError::Encrypt(error.to_string());
         let encryptor =
             age::Encryptor::with_recipients(recipients.each()).map_err(|e| encrypt(&e))?;
-        let content = encryptor
-            .wrap_output(Vec::new())
-            .map_err(|e| encrypt(&e))?;
+        let content = encryptor.wrap_output(Vec::new()).map_err(|e| encrypt(&e))?;
         Ok(Self {
             village,
             epoch,
