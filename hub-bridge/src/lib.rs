@@ -22,6 +22,8 @@ pub mod drain;
 pub mod fuzzing;
 pub mod hub_url;
 pub mod identity;
+#[cfg(feature = "hub")]
+pub mod import;
 pub mod inflight;
 mod lanes;
 mod link;

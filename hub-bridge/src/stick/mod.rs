@@ -110,3 +110,6 @@ pub enum StickError {
     #[error("cannot be read: {0}")]
     Io(#[from] std::io::Error),
 }
+
+#[cfg(test)]
+mod tests;

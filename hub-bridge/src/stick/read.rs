@@ -1,7 +1,7 @@
 //! Reads a file of readings: header, signature, and only then what is in it.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::path::Path;
 
 use super::header::to_sign;
@@ -69,28 +69,27 @@ impl StickFile {
         }
     }
 
-    /// Decrypts it and gives each frame to `take`, in order, after a look through all of them.
+    /// Decrypts it and looks through all of it, then gives its frames, in order.
     ///
     /// # Errors
-    /// It is for another hub, or is not what its header says; then `take` was not called.
-    pub fn frames<E: From<StickError>>(
+    /// It is for another hub, or is not what its header says.
+    pub fn frames(
         &self,
         identity: &HubIdentity,
-        mut take: impl FnMut(Frame) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<impl Iterator<Item = Result<Frame, StickError>>, StickError> {
         self.check_content(identity)?;
-        self.each_frame(identity, |frame| take(frame))
+        self.each_frame(identity)
     }
 
     fn check_content(&self, identity: &HubIdentity) -> Result<(), StickError> {
         let (mut last, mut count) = (Sequence(0), 0);
-        self.each_frame(identity, |frame| {
+        for frame in self.each_frame(identity)? {
+            let frame = frame?;
             if frame.village != self.header.village || frame.epoch != self.header.epoch {
                 return Err(StickError::OtherEpoch(frame.village, frame.epoch));
             }
             for reading in &frame.readings {
-                let begins = last == Sequence(0);
-                if begins && reading.sequence != self.header.first {
+                if count == 0 && reading.sequence != self.header.first {
                     return Err(StickError::Content("another first sequence"));
                 }
                 if reading.sequence <= last {
@@ -99,27 +98,24 @@ impl StickFile {
                 last = reading.sequence;
                 count += 1;
             }
-            Ok(())
-        })?;
+        }
         if last != self.header.last || count != self.header.count {
             return Err(StickError::Content("another last sequence or count"));
         }
         Ok(())
     }
 
-    fn each_frame<E: From<StickError>>(
+    fn each_frame(
         &self,
         identity: &HubIdentity,
-        mut show: impl FnMut(Frame) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<impl Iterator<Item = Result<Frame, StickError>>, StickError> {
         let end = self.bytes.len().saturating_sub(SIGNATURE_BYTES);
         let content = self.bytes.get(self.content_begins..end).unwrap_or_default();
         let mut content = decrypt(content, identity)?;
-        while let Some(bytes) = next_frame(&mut content)? {
-            let frame = frame::decode(&bytes).map_err(StickError::from)?;
-            show(frame)?;
-        }
-        Ok(())
+        Ok(std::iter::from_fn(move || {
+            let bytes = next_frame(&mut content).transpose()?;
+            Some(bytes.and_then(|bytes| frame::decode(&bytes).map_err(StickError::from)))
+        }))
     }
 }
 
