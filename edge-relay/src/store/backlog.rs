@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hub_bridge::backlog::{Backlog, BacklogError, EpochState, Mark, ReadBatch, ReadLimit, Refusal};
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use hub_bridge::reading::Reading;
+use hub_bridge::wire::account::Account;
 use tokio::sync::watch;
 
 use super::Store;
@@ -79,6 +80,10 @@ impl Backlog for Store {
 
     fn appended(&self) -> watch::Receiver<u64> {
         self.shared().appended.subscribe()
+    }
+
+    fn accounts(&self) -> Vec<Account> {
+        self.shared().accounts()
     }
 }
 

@@ -101,6 +101,7 @@ impl Bridge {
                 time_floor: parts.time_floor,
                 platform: parts.platform,
                 board,
+                account_calls: link::accounts::AccountCalls::default(),
                 began: tokio::time::Instant::now(),
             },
             drain_log: parts.drain_log,

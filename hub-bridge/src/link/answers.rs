@@ -55,6 +55,9 @@ impl Link {
         let mut result = Ok(());
         let mut unwanted = Vec::new();
         for (ticket, verdict) in answers {
+            if self.account_answered(ticket, verdict) {
+                continue;
+            }
             let Some(flying) = self.flying.remove(&ticket) else {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
                 return Err(Failure::new(ErrorClass::Protocol, words).of_no_reading());
@@ -168,6 +171,7 @@ impl Link {
 
     /// What the end of the connection says about what was in flight.
     pub(super) fn loss(&mut self) -> Option<Loss> {
+        let of_account = self.account_lost();
         if self.flying.is_empty() {
             return None;
         }
@@ -187,7 +191,8 @@ impl Link {
                 lowest = Some((item.order, id));
             }
         }
-        Some(Loss {
+        // A hub that breaks the connection over an account accuses no reading.
+        (!of_account).then_some(Loss {
             lowest: lowest.map(|(_, id)| id),
             alone_after_probe: self.care.probe_has_passed() && self.flying.len() == 1,
             probe_lost,

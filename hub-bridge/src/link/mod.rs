@@ -5,6 +5,7 @@
 //! flight under one ticket, or put off, or acknowledged and on its way to be confirmed. When the link ends, what is
 //! acknowledged is confirmed before the next link reads, and everything else is read again.
 
+pub(crate) mod accounts;
 mod answers;
 mod care;
 mod confirms;
@@ -50,6 +51,7 @@ pub(crate) struct LinkParts {
     pub(crate) time_floor: TimeFloor,
     pub(crate) platform: Platform,
     pub(crate) board: StatusBoard,
+    pub(crate) account_calls: accounts::AccountCalls,
     /// What the timers of links count from.
     pub(crate) began: tokio::time::Instant,
 }
@@ -63,6 +65,7 @@ pub(crate) struct Memory {
     pub(crate) strikes: HashMap<crate::suspect::Id, u32>,
     /// The highest reading that was in flight when a link ended, by epoch: what is below goes a second time.
     pub(crate) sent_to: HashMap<Epoch, crate::identity::Sequence>,
+    pub(crate) said: accounts::Said,
 }
 
 impl Memory {
@@ -73,6 +76,7 @@ impl Memory {
             suspects: Suspects::default(),
             strikes: HashMap::new(),
             sent_to: HashMap::new(),
+            said: accounts::Said::default(),
         }
     }
 }
@@ -163,6 +167,7 @@ struct Link {
     taken_here: u64,
     refused_here: u32,
 
+    saying: accounts::Saying,
     confirms: Confirms,
     confirm_job: Option<ConfirmJob>,
     /// Readings and bytes that the job confirms.

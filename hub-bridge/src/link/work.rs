@@ -85,6 +85,7 @@ impl Link {
             care,
             taken_here: 0,
             refused_here: 0,
+            saying: super::accounts::Saying::default(),
             confirms: Confirms::default(),
             confirm_job: None,
             confirming: (0, 0),
@@ -155,6 +156,7 @@ impl Link {
     ) -> Result<(), Failure> {
         let mut appended = self.parts.backlog.appended();
         loop {
+            self.tend_accounts()?;
             self.fill().await?;
             self.begin_read();
             self.begin_confirm();
@@ -176,6 +178,7 @@ impl Link {
                 }
                 read = join(&mut self.read_job) => self.take_read(read),
                 done = join(&mut self.confirm_job) => self.take_confirmed(done).await,
+                drawn_up = self.saying.drawn_up() => self.take_accounts(drawn_up),
                 changed = appended.changed() => {
                     if changed.is_err() {
                         return Err(Failure::new(ErrorClass::Connect, "the backlog is closed"));
