@@ -15,6 +15,7 @@
 pub mod backlog;
 pub mod fake_hub;
 pub mod mosquitto;
+pub mod postgres;
 pub mod thin_link;
 pub mod village;
 
