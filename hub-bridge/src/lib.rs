@@ -20,6 +20,8 @@ pub mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hub_url;
 pub mod identity;
 pub mod inflight;
@@ -30,6 +32,8 @@ mod packet;
 pub mod platform;
 pub mod probe;
 pub mod reading;
+#[cfg(feature = "hub")]
+pub mod receive;
 mod retained;
 pub mod secret;
 pub mod settings;

@@ -14,6 +14,8 @@
 
 pub mod backlog;
 pub mod fake_hub;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
 pub mod thin_link;
