@@ -20,6 +20,8 @@ pub mod drain;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod hub_url;
 pub mod identity;
 #[cfg(feature = "hub")]
@@ -32,6 +34,8 @@ mod packet;
 pub mod platform;
 pub mod probe;
 pub mod reading;
+#[cfg(feature = "hub")]
+pub mod receive;
 mod retained;
 pub mod secret;
 pub mod settings;

@@ -14,7 +14,10 @@
 
 pub mod backlog;
 pub mod fake_hub;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod mosquitto;
+pub mod postgres;
 pub mod thin_link;
 pub mod village;
 
