@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::identity::VillageId;
 use crate::stick::{KeyError, PublicKey};
 
 /// `[import]`
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ImportConfig {
     /// The age identity that opens the files, as `age-keygen` makes it; made by `hub-bridge import --keys` where it is

@@ -7,6 +7,7 @@
 //! What failure leaves behind: frames that were committed, which the next import of the same stick finds there already.
 
 mod config;
+mod database;
 mod gather;
 mod receipts;
 mod report;
@@ -18,12 +19,14 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
+use crate::hub::config::HubConfig;
 use crate::identity::VillageId;
 use crate::stick::{HubIdentity, KeyError, Manifest, PublicKey, SigningKey, StickError, StickFile};
 use crate::wire::frame::Frame;
 use crate::wire::receipt::Receipt;
 
 pub use config::ImportConfig;
+pub use database::Database;
 pub use report::{FileReport, Report, Taken, Verdict};
 
 /// `hub-bridge import`
@@ -81,6 +84,21 @@ pub trait Rows {
     /// # Errors
     /// The database, in words.
     async fn receipts(&mut self, village: &VillageId) -> Result<Vec<Receipt>, String>;
+}
+
+/// Does what the arguments say, and prints what came of it. Whether every file was taken.
+///
+/// # Errors
+/// [`ImportError`]: a key, a path or the database.
+pub async fn run(args: &ImportArgs, config: &HubConfig) -> Result<bool, ImportError> {
+    if args.keys {
+        print!("{}", keys(&config.import)?);
+        return Ok(true);
+    }
+    let mut database = Database::open(config).await?;
+    let report = import(args, &config.import, &mut database).await?;
+    println!("{report}");
+    Ok(report.is_complete())
 }
 
 /// What villages must be told, as lines of their configuration. Makes what is missing.

@@ -10,8 +10,10 @@ pub struct Taken {
     pub new: u64,
     /// Stored before.
     pub known: u64,
-    /// Stored before with another content: kept beside, with an alarm.
+    /// Of those, with another content than is stored: kept beside, with an alarm.
     pub conflicts: u64,
+    /// Taken by no table: kept among the dead letters, and in no receipt.
+    pub dead: u64,
 }
 
 impl Taken {
@@ -19,6 +21,7 @@ impl Taken {
         self.new += other.new;
         self.known += other.known;
         self.conflicts += other.conflicts;
+        self.dead += other.dead;
     }
 }
 
@@ -69,10 +72,13 @@ impl fmt::Display for Report {
                     sum.add(*taken);
                     let (new, known) = (taken.new, taken.known);
                     write!(f, "taken    {path}: {new} new, {known} were here already")?;
-                    match taken.conflicts {
-                        0 => writeln!(f)?,
-                        n => writeln!(f, ", {n} CONFLICTS with what is here")?,
+                    if taken.conflicts > 0 {
+                        write!(f, ", {} CONFLICTS with what is here", taken.conflicts)?;
                     }
+                    if taken.dead > 0 {
+                        write!(f, ", {} in no table (dead_letters)", taken.dead)?;
+                    }
+                    writeln!(f)?;
                 }
                 Verdict::Refused(reason) => writeln!(f, "REFUSED  {path}: {reason}")?,
             }
