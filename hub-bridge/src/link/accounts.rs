@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Link;
-use crate::classify::Failure;
+use crate::classify::{ErrorClass, Failure};
 use crate::clock::UnixMillis;
 use crate::connection::Verdict;
 use crate::identity::Epoch;
@@ -24,7 +24,7 @@ use crate::wire::account::Account;
 /// An account that has changed goes again after so long, also without a drain.
 const EVERY: Duration = Duration::from_secs(86_400);
 /// So many connections are lost with an account in flight before it rests for [`EVERY`].
-const STRIKES_MAX: u32 = 2;
+const STRIKES_MAX: u32 = 5;
 /// Accounts go on the first connection.
 const LANE: usize = 0;
 
@@ -69,6 +69,14 @@ impl Said {
     }
 }
 
+/// An account under way.
+#[derive(Debug)]
+pub(super) struct Flying {
+    ticket: Ticket,
+    account: Account,
+    since: Duration,
+}
+
 /// What a link does about it.
 #[derive(Debug, Default)]
 pub(super) enum Saying {
@@ -82,7 +90,7 @@ pub(super) enum Saying {
         /// Not sent yet.
         left: VecDeque<Account>,
         /// Sent, and not answered.
-        flying: Option<(Ticket, Account)>,
+        flying: Option<Flying>,
     },
 }
 
@@ -98,9 +106,9 @@ impl Saying {
     fn in_flight(&self) -> Option<Ticket> {
         match self {
             Self::Going {
-                flying: Some((ticket, _)),
+                flying: Some(flying),
                 ..
-            } => Some(*ticket),
+            } => Some(flying.ticket),
             _ => None,
         }
     }
@@ -119,7 +127,25 @@ impl Link {
             let job = (self.parts.platform).offload(move || backlog.accounts());
             self.saying = Saying::Asked(job);
         }
-        self.send_account()
+        self.send_account()?;
+        self.watch_account()
+    }
+
+    /// Where nothing else is in flight, nobody else would see that the hub never answers.
+    fn watch_account(&self) -> Result<(), Failure> {
+        let Saying::Going {
+            flying: Some(flying),
+            ..
+        } = &self.saying
+        else {
+            return Ok(());
+        };
+        let limit = self.parts.settings.hub.progress_timeout;
+        if self.flying.is_empty() && self.now().saturating_sub(flying.since) >= limit {
+            let words = format!("no answer to the relay's account within {limit:?}");
+            return Err(Failure::new(ErrorClass::Timeout, words).of_no_reading());
+        }
+        Ok(())
     }
 
     pub(super) fn take_accounts(&mut self, drawn_up: Result<Vec<Account>, Crashed>) {
@@ -168,11 +194,16 @@ impl Link {
         }
         self.next_ticket += 1;
         let ticket = Ticket(self.next_ticket);
+        let since = self.parts.began.elapsed();
         connection.publish(ticket, outgoing)?;
         if let Some(account) = left.pop_front() {
             self.saying = Saying::Going {
                 left: std::mem::take(left),
-                flying: Some((ticket, account)),
+                flying: Some(Flying {
+                    ticket,
+                    account,
+                    since,
+                }),
             };
         }
         Ok(())
@@ -190,7 +221,7 @@ impl Link {
         self.memory.said.strikes = 0;
         match verdict {
             Verdict::Taken | Verdict::NoSubscriber => {
-                if let Some((_, account)) = flying {
+                if let Some(Flying { account, .. }) = flying {
                     self.memory.said.accounts.insert(account.epoch, account);
                 }
                 self.saying = Saying::Going { left, flying: None };
@@ -202,17 +233,23 @@ impl Link {
         true
     }
 
+    /// The link is told to end: what was not answered goes again over the next one.
+    pub(super) fn stop_accounts(&mut self) {
+        if !matches!(self.saying, Saying::Idle) {
+            self.memory.said.at = None;
+        }
+        self.saying = Saying::Idle;
+    }
+
     /// The connection was lost; whether an account was in flight, which may be why.
     pub(super) fn account_lost(&mut self) -> bool {
         let lost = self.saying.in_flight().is_some();
-        if lost {
-            self.memory.said.strikes += 1;
-            if self.memory.said.strikes < STRIKES_MAX {
-                // Once more, over the next connection.
-                self.memory.said.at = None;
-            }
+        self.memory.said.strikes += u32::from(lost);
+        let at = self.memory.said.at;
+        self.stop_accounts();
+        if self.memory.said.strikes >= STRIKES_MAX {
+            self.memory.said.at = at;
         }
-        self.saying = Saying::Idle;
         lost
     }
 }

@@ -122,6 +122,9 @@ impl Link {
         {
             *failure = why;
         }
+        if ended.is_ok() {
+            self.stop_accounts();
+        }
         let loss = self.loss();
         for connection in self.connections.drain(..).flatten() {
             if ended.is_ok() {
