@@ -1,6 +1,6 @@
 //! A village around a bridge: clock, drain log, and the bridge running.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use super::backlog::MemoryBacklog;
 pub struct TestClock {
     began: Instant,
     wall: AtomicI64,
+    trusted: AtomicBool,
 }
 
 impl TestClock {
@@ -26,7 +27,12 @@ impl TestClock {
         Arc::new(Self {
             began: Instant::now(),
             wall: AtomicI64::new(wall),
+            trusted: AtomicBool::new(true),
         })
+    }
+
+    pub fn trust(&self, trusted: bool) {
+        self.trusted.store(trusted, Ordering::Relaxed);
     }
 
     pub fn move_to(&self, text: &str) {
@@ -46,7 +52,11 @@ impl Clock for TestClock {
         BootId(1)
     }
     fn quality(&self) -> ClockQuality {
-        ClockQuality::Synchronised
+        if self.trusted.load(Ordering::Relaxed) {
+            ClockQuality::Synchronised
+        } else {
+            ClockQuality::Unsynchronised
+        }
     }
     fn best_time_of(&self, received: &ReceivedAt) -> (UnixMillis, ClockQuality) {
         (received.wall, received.quality)
