@@ -33,6 +33,7 @@ pub mod pace;
 mod packet;
 pub mod platform;
 pub mod probe;
+pub mod ranges;
 pub mod reading;
 #[cfg(feature = "hub")]
 pub mod receive;

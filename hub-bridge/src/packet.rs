@@ -73,6 +73,25 @@ impl Packing<'_> {
             payload: reading.payload.clone(),
             properties: self.v5.then(|| self.properties(epoch, reading)),
         };
+        self.check_size(&outgoing).map(|()| outgoing)
+    }
+
+    /// The packet of a frame.
+    pub(crate) fn pack_frame(
+        &self,
+        village: &VillageId,
+        payload: &bytes::Bytes,
+    ) -> Result<Outgoing, Unsendable> {
+        let outgoing = Outgoing {
+            topic: crate::wire::frames_topic(village),
+            retain: false,
+            payload: payload.clone(),
+            properties: None,
+        };
+        self.check_size(&outgoing).map(|()| outgoing)
+    }
+
+    fn check_size(&self, outgoing: &Outgoing) -> Result<(), Unsendable> {
         let max = self
             .packet_bytes_max
             .map_or(PACKET_BYTES_MAX, |max| max as usize);
@@ -80,7 +99,7 @@ impl Packing<'_> {
         if size > max {
             return Err(Unsendable::TooLarge { size, max });
         }
-        Ok(outgoing)
+        Ok(())
     }
 
     fn properties(&self, epoch: Epoch, reading: &Reading) -> Properties5 {

@@ -43,6 +43,7 @@ pub async fn knock(
             version,
             tls: tls.clone(),
             in_flight_max: 1,
+            subscribe: Vec::new(),
             network: &network,
         };
         knock_once(plan, version).await
@@ -69,7 +70,7 @@ async fn knock_once(plan: Plan<'_>, version: Version) -> Result<Welcome, Failure
             packet_bytes_max: limits.packet_bytes_max,
         }),
         Some(LaneEvent::Down { failure, .. }) => Err(failure),
-        Some(LaneEvent::Answers { .. }) | None => Err(Failure::new(
+        Some(LaneEvent::Answers { .. } | LaneEvent::Message { .. }) | None => Err(Failure::new(
             ErrorClass::Connect,
             "the connection ended at once",
         )),

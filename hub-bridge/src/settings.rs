@@ -21,6 +21,8 @@ pub struct BridgeSettings {
     pub village: VillageId,
     /// The hub's broker.
     pub hub: HubSettings,
+    /// How frames are made, with `hub.format = "batch"`.
+    pub batch: BatchSettings,
     /// When the backlog is drained with all limits off.
     pub drain: DrainSettings,
     /// How long to wait after a failure.
@@ -57,6 +59,9 @@ pub struct HubSettings {
     pub connect_timeout: Duration,
     /// A connection on which readings wait and nothing moves for so long is torn down.
     pub progress_timeout: Duration,
+    /// With `confirm = "receipt"`: what is not receipted so long after the broker took it is sent again; doubled with each
+    /// time in a row that nothing is.
+    pub receipt_timeout: Duration,
     /// At most so many connections where the hub's receive maximum starves the link.
     pub connections_max: u16,
     /// At most so many readings in flight on one connection, whatever the hub allows.
@@ -82,6 +87,7 @@ impl HubSettings {
             keep_alive: Duration::from_secs(60),
             connect_timeout: Duration::from_secs(15),
             progress_timeout: Duration::from_secs(15),
+            receipt_timeout: Duration::from_secs(60),
             connections_max: 16,
             in_flight_max: 4096,
             in_flight_bytes_max: 2 * 1024 * 1024,
@@ -140,6 +146,38 @@ pub enum Confirm {
     Puback,
     /// The word of the hub's database.
     Receipt,
+}
+
+/// How frames are made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// How long a reading waits for others to share its frame.
+    pub linger: Duration,
+    /// How long a frame may take on the link, at the rate that the link showed.
+    pub frame_time: Duration,
+    /// The largest frame, in bytes.
+    pub frame_bytes_max: usize,
+}
+
+impl Default for BatchSettings {
+    fn default() -> Self {
+        Self {
+            linger: Duration::from_secs(60),
+            frame_time: Duration::from_secs(2),
+            frame_bytes_max: 128 * 1024,
+        }
+    }
+}
+
+impl BatchSettings {
+    fn check(&self, found: &mut Vec<SettingsProblem>) {
+        within(found, "batch.linger", self.linger, (0, 24 * 3600));
+        within(found, "batch.frame_time", self.frame_time, (1, 60));
+        if !(4096..=16 << 20).contains(&self.frame_bytes_max) {
+            let reason = format!("{} bytes", self.frame_bytes_max);
+            wrong(found, "batch.frame_bytes_max", &reason, "4 KiB to 16 MiB");
+        }
+    }
 }
 
 /// The nightly drain.
@@ -220,6 +258,7 @@ impl BridgeSettings {
         Self {
             village,
             hub: HubSettings::new(url),
+            batch: BatchSettings::default(),
             drain: DrainSettings::default(),
             retry: RetrySettings::default(),
         }
@@ -229,6 +268,7 @@ impl BridgeSettings {
     pub fn problems(&self) -> Vec<SettingsProblem> {
         let mut found = Vec::new();
         self.hub.check(&mut found);
+        self.batch.check(&mut found);
         self.drain.check(&mut found);
         self.retry.check(&mut found);
         found
@@ -260,18 +300,22 @@ fn wrong(found: &mut Vec<SettingsProblem>, key: &'static str, reason: &str, allo
 
 impl HubSettings {
     fn check(&self, found: &mut Vec<SettingsProblem>) {
-        if self.format == Format::Batch {
+        let nameless = self.format == Format::Plain && self.protocol == ProtocolChoice::V311;
+        if self.confirm == Confirm::Receipt && nameless {
+            let reason = "plain readings have no identity in MQTT 3.1.1, so none can be receipted";
             wrong(
                 found,
-                "hub.format",
-                "batch is not available in this version",
-                "plain",
+                "hub.confirm",
+                reason,
+                "puback, or hub.format = \"batch\"",
             );
         }
-        if self.confirm == Confirm::Receipt {
-            let reason = "receipt is not available in this version";
-            wrong(found, "hub.confirm", reason, "puback");
-        }
+        within(
+            found,
+            "hub.receipt_timeout",
+            self.receipt_timeout,
+            (5, 24 * 3600),
+        );
         if self.cert_file.is_some() != self.key_file.is_some() {
             let reason = "a client certificate needs its key and a key its certificate";
             let allowed = "both hub.cert_file and hub.key_file, or neither";

@@ -25,6 +25,8 @@ pub enum LimitedBy {
     ReceiveMaximum,
     /// The village's store: it does not give readings fast enough, or fails.
     Storage,
+    /// The hub's database: so much was forwarded and is not receipted that nothing more may leave.
+    Receipt,
     /// One reading at a time goes over, to find the one that the hub never takes.
     Suspect,
 }
@@ -37,6 +39,7 @@ impl LimitedBy {
             Self::Link => "link",
             Self::ReceiveMaximum => "receive_maximum",
             Self::Storage => "storage",
+            Self::Receipt => "receipt",
             Self::Suspect => "suspect",
         }
     }

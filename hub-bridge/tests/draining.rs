@@ -9,7 +9,7 @@ use std::time::Duration;
 use hub_bridge::bridge::ApplyError;
 use hub_bridge::classify::ErrorClass;
 use hub_bridge::drain::{DrainCause, DrainLog, DrainOutcome};
-use hub_bridge::settings::Confirm;
+use hub_bridge::settings::{Confirm, ProtocolChoice};
 use hub_bridge::uplink::UplinkState;
 use support::backlog::MemoryBacklog;
 use support::fake_hub::{Answer, FakeHub, accept};
@@ -233,6 +233,7 @@ async fn settings_that_cannot_be_run_are_refused_and_the_old_ones_stay() {
     let village = Village::start(settings(hub.port), backlog.clone());
     let mut wrong = settings(free_port());
     wrong.hub.confirm = Confirm::Receipt;
+    wrong.hub.protocol = ProtocolChoice::V311;
     wrong.drain.time_zone = "Africa/Nowhere".to_owned();
     let Err(ApplyError::Invalid(problems)) = village.handle.apply(wrong).await else {
         panic!("applied");

@@ -20,6 +20,8 @@ pub struct Config {
     pub mqtt: Mqtt,
     /// The national hub's broker.
     pub hub: Hub,
+    /// Frames, with `hub.format = "batch"`.
+    pub batch: Batch,
     /// The full drain.
     pub drain: Drain,
     /// What waits for the hub.
@@ -41,6 +43,7 @@ impl Default for Config {
             data_dir: PathBuf::from("/var/lib/edge-relay"),
             mqtt: Mqtt::default(),
             hub: Hub::default(),
+            batch: Batch::default(),
             drain: Drain::default(),
             backlog: Backlog::default(),
             admin: Admin::default(),
@@ -149,9 +152,9 @@ pub struct Hub {
     pub topic: String,
     /// `auto`, `5` or `3.1.1`.
     pub protocol: String,
-    /// `plain`.
+    /// `plain` or `batch`.
     pub format: String,
-    /// `puback`.
+    /// `puback` or `receipt`.
     pub confirm: String,
     /// Authorities the hub's certificate may come from, PEM.
     pub ca_file: Option<PathBuf>,
@@ -177,6 +180,8 @@ pub struct Hub {
     pub retry_max: Span,
     /// The longest wait where the hub says no, which time does not cure.
     pub retry_max_rejected: Span,
+    /// What is not receipted so long after the broker took it is sent again.
+    pub receipt_timeout: Span,
     /// Connections at a time, where the hub's receive maximum would starve the link.
     pub connections_max: u16,
     /// Readings in flight on one connection.
@@ -205,6 +210,7 @@ impl Default for Hub {
             retry_first: Span::millis(200),
             retry_max: Span::seconds(60),
             retry_max_rejected: Span::seconds(900),
+            receipt_timeout: Span::seconds(60),
             connections_max: 16,
             in_flight_max: 4096,
             in_flight_bytes_max: Size::mib(2),
@@ -219,6 +225,28 @@ impl std::fmt::Debug for Hub {
             .field("url", &super::redact_url(&self.url))
             .field("topic", &self.topic)
             .finish_non_exhaustive()
+    }
+}
+
+/// `[batch]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// How long a reading waits for others to share its frame.
+    pub linger: Span,
+    /// How long a frame may take on the link.
+    pub frame_time: Span,
+    /// The largest frame.
+    pub frame_bytes_max: Size,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self {
+            linger: Span::seconds(60),
+            frame_time: Span::seconds(2),
+            frame_bytes_max: Size::kib(128),
+        }
     }
 }
 

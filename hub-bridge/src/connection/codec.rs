@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use rumqttc::mqttbytes::v4;
 use rumqttc::v5::mqttbytes::v5;
 use rumqttc::{QoS as QoS4, v5::mqttbytes::QoS as QoS5};
@@ -17,8 +17,10 @@ use crate::version::Version;
 
 /// The largest packet that MQTT can carry, in bytes (MQTT 3.1.1, 2.2.3).
 const PACKET_BYTES_MAX: usize = 268_435_455 + 5;
-/// The largest packet taken from the hub, in bytes: nothing is subscribed to.
+/// The largest packet taken from the hub, in bytes: a receipt of all its ranges.
 const INCOMING_BYTES_MAX: usize = 64 * 1024;
+/// The packet id of the one SUBSCRIBE, sent before any PUBLISH: theirs count from 1.
+const SUBSCRIBE_ID: u16 = u16::MAX;
 
 /// What is said in a CONNECT.
 pub(super) struct Hello {
@@ -36,8 +38,10 @@ pub(super) enum Heard {
     Answered(PacketId, Verdict),
     /// PINGRESP.
     Pong,
-    /// A message. Nothing was subscribed to, so it is nothing to us.
-    Message,
+    /// A message on a topic that was subscribed to.
+    Message { topic: String, payload: Bytes },
+    /// SUBACK that accepts.
+    Subscribed,
 }
 
 /// Writes and reads one version's packets.
@@ -109,6 +113,26 @@ impl Codec {
                 publish.retain = retain;
                 publish.pkid = id.0;
                 publish.write(out).map_err(|error| unwritable(&error))
+            }
+        };
+        written.map(drop)
+    }
+
+    /// Appends a SUBSCRIBE with `QoS` 0: what is lost of a receipt is in the next.
+    pub(super) fn subscribe(self, filters: &[String], out: &mut BytesMut) -> Result<(), Failure> {
+        let written = match self.0 {
+            Version::V5 => {
+                let filter = |filter: &String| v5::Filter::new(filter.clone(), QoS5::AtMostOnce);
+                let mut subscribe = v5::Subscribe::new_many(filters.iter().map(filter), None);
+                subscribe.pkid = SUBSCRIBE_ID;
+                subscribe.write(out).map_err(|error| unwritable(&error))
+            }
+            Version::V311 => {
+                let filter =
+                    |filter: &String| v4::SubscribeFilter::new(filter.clone(), QoS4::AtMostOnce);
+                let mut subscribe = v4::Subscribe::new_many(filters.iter().map(filter));
+                subscribe.pkid = SUBSCRIBE_ID;
+                subscribe.write(out).map_err(|error| unwritable(&error))
             }
         };
         written.map(drop)
@@ -188,7 +212,18 @@ fn read5(frame: &mut BytesMut) -> Result<Heard, Failure> {
     match packet {
         v5::Packet::PubAck(ack) => Ok(Heard::Answered(PacketId(ack.pkid), verdict(ack.reason))),
         v5::Packet::PingResp(_) => Ok(Heard::Pong),
-        v5::Packet::Publish(_) => Ok(Heard::Message),
+        v5::Packet::Publish(publish) if publish.pkid == 0 => Ok(Heard::Message {
+            topic: String::from_utf8_lossy(&publish.topic).into_owned(),
+            payload: publish.payload,
+        }),
+        v5::Packet::SubAck(ack) if ack.pkid == SUBSCRIBE_ID => {
+            let refused = ack.return_codes.iter();
+            let mut refused =
+                refused.filter(|code| !matches!(code, v5::SubscribeReasonCode::Success(_)));
+            refused
+                .next()
+                .map_or(Ok(Heard::Subscribed), |code| Err(no_receipts(code)))
+        }
         v5::Packet::ConnAck(ack) if ack.code == v5::ConnectReturnCode::Success => {
             let keep_alive = ack.properties.as_ref().and_then(|p| p.server_keep_alive);
             let keep_alive = keep_alive.map(|seconds| Duration::from_secs(seconds.into()));
@@ -216,7 +251,18 @@ fn read4(frame: &mut BytesMut) -> Result<Heard, Failure> {
     match packet {
         v4::Packet::PubAck(ack) => Ok(Heard::Answered(PacketId(ack.pkid), Verdict::Taken)),
         v4::Packet::PingResp => Ok(Heard::Pong),
-        v4::Packet::Publish(_) => Ok(Heard::Message),
+        v4::Packet::Publish(publish) if publish.pkid == 0 => Ok(Heard::Message {
+            topic: publish.topic,
+            payload: publish.payload,
+        }),
+        v4::Packet::SubAck(ack) if ack.pkid == SUBSCRIBE_ID => {
+            let failed = ack.return_codes.contains(&v4::SubscribeReasonCode::Failure);
+            if failed {
+                Err(no_receipts(&"0x80"))
+            } else {
+                Ok(Heard::Subscribed)
+            }
+        }
         v4::Packet::ConnAck(ack) if ack.code == v4::ConnectReturnCode::Success => {
             let limits = HubLimits {
                 receive_maximum: None,
@@ -254,6 +300,11 @@ fn verdict(reason: v5::PubAckReason) -> Verdict {
         }
         Reason::NotAuthorized => Verdict::Unwanted("not authorized (0x87)"),
     }
+}
+
+fn no_receipts(code: &dyn std::fmt::Debug) -> Failure {
+    let words = format!("the hub does not let us subscribe to receipts: {code:?}");
+    Failure::new(ErrorClass::Refused, words).of_no_reading()
 }
 
 fn unexpected(packet: &dyn std::fmt::Debug) -> Failure {

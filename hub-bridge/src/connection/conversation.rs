@@ -33,6 +33,7 @@ pub(super) struct Opening {
     pub(super) tls: Option<tls::TlsConfig>,
     pub(super) codec: Codec,
     pub(super) hello: Hello,
+    pub(super) subscribe: Vec<String>,
     pub(super) connect_timeout: Duration,
 }
 
@@ -76,6 +77,7 @@ pub(super) async fn hold(
             in_flight: InFlight::default(),
             asks: Vec::new(),
             answers: Vec::new(),
+            messages: Vec::new(),
         };
         conversation.run().await;
     }
@@ -119,6 +121,10 @@ async fn open(opening: Opening, offered: &mut bool) -> Result<(Talk, HubLimits),
                 // 0 asks for none at all; ours tells then whether the hub is still there.
                 if let Some(theirs) = keep_alive.filter(|theirs| !theirs.is_zero()) {
                     talk.keep_alive = theirs;
+                }
+                if !opening.subscribe.is_empty() {
+                    talk.codec
+                        .subscribe(&opening.subscribe, &mut talk.outgoing)?;
                 }
                 return Ok((talk, limits));
             }
@@ -231,6 +237,7 @@ struct Conversation {
     in_flight: InFlight,
     asks: Vec<Ask>,
     answers: Vec<(Ticket, Verdict)>,
+    messages: Vec<(String, bytes::Bytes)>,
 }
 
 impl Conversation {
@@ -327,13 +334,20 @@ impl Conversation {
                     let failure = Failure::new(ErrorClass::Protocol, "a second CONNACK");
                     return Err(failure.of_no_reading());
                 }
-                Heard::Pong | Heard::Message => {}
+                Heard::Pong | Heard::Subscribed => {}
+                Heard::Message { topic, payload } => self.messages.push((topic, payload)),
             }
         }
         Ok(())
     }
 
     async fn tell(&mut self) -> bool {
+        for (topic, payload) in std::mem::take(&mut self.messages) {
+            let event = LaneEvent::Message { topic, payload };
+            if self.events.send(event).await.is_err() {
+                return false;
+            }
+        }
         if self.answers.is_empty() {
             return true;
         }

@@ -72,6 +72,7 @@ async fn talk(mut input: Input<'_>) {
         version,
         tls: None,
         in_flight_max: 64,
+        subscribe: vec!["relay/v1/v/receipts/+".to_owned()],
         network: &network,
     };
     let (events, mut heard) = mpsc::channel(256);
@@ -139,6 +140,13 @@ fn word(input: &mut Input<'_>, step: u8) -> Vec<u8> {
         190..200 => {
             let body = input.short();
             let mut bytes = vec![input.byte(), body.len().to_le_bytes()[0] & 0x7F];
+            bytes.extend(body);
+            bytes
+        }
+        200..215 => vec![0x90, 4, 0xFF, 0xFF, 0, input.byte()],
+        215..235 => {
+            let body = input.short();
+            let mut bytes = vec![0x30, body.len().to_le_bytes()[0] & 0x3F, 0, 1, b't'];
             bytes.extend(body);
             bytes
         }
@@ -228,6 +236,7 @@ fn judge(
                     }
                 }
             }
+            LaneEvent::Message { .. } => assert!(up),
             LaneEvent::Down { lane, failure } => {
                 assert!(
                     *lane == 3 && place + 1 == events.len(),

@@ -36,6 +36,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) tls: Option<TlsConfig>,
     /// At most so many publishes in flight, whatever the hub allows.
     pub(crate) in_flight_max: u16,
+    /// Topic filters to subscribe to, with `QoS` 0.
+    pub(crate) subscribe: Vec<String>,
     /// Where the byte stream comes from.
     pub(crate) network: &'a Arc<dyn Network>,
 }
@@ -76,6 +78,11 @@ pub(crate) enum LaneEvent {
         lane: usize,
         answers: Vec<(Ticket, Verdict)>,
     },
+    /// A message on a topic that was subscribed to.
+    Message {
+        topic: String,
+        payload: bytes::Bytes,
+    },
     /// It ended; nothing follows.
     Down { lane: usize, failure: Failure },
 }
@@ -111,6 +118,7 @@ impl Connection {
                 keep_alive: hub.keep_alive,
                 credentials: hub.credentials(),
             },
+            subscribe: plan.subscribe,
             connect_timeout: hub.connect_timeout,
         };
         let task = tokio::spawn(conversation::hold(opening, lane, asked, events));

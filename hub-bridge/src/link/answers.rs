@@ -9,6 +9,7 @@ use super::{Flying, Item, Link};
 use crate::classify::{ErrorClass, Failure};
 use crate::connection::Verdict;
 use crate::inflight::Ticket;
+use crate::lanes::OfClient;
 use crate::suspect::{LOSSES_MAX, Loss};
 
 /// How long a reading that the hub did not want rests before it is tried again.
@@ -70,6 +71,8 @@ impl Link {
                     *no_subscriber += 1;
                     self.taken(flying);
                 }
+                // Every frame goes to one topic: what the hub says of it may be meant for all.
+                Verdict::Never(reason) if self.frames() => unwanted.push((flying, reason)),
                 Verdict::Never(reason) => {
                     if let Some(item) = self.landed(flying) {
                         self.put_aside(&item, reason).await;
@@ -97,24 +100,30 @@ impl Link {
             self.care.probe_passed();
         }
         if let Some(item) = self.landed(flying) {
-            let id = (item.epoch, item.reading.sequence);
+            let id = item.id();
             self.memory.suspects.confirmed(id);
             if !self.memory.strikes.is_empty() {
                 self.memory.strikes.remove(&id);
             }
             self.care.passed(id);
             let now = self.now();
-            self.confirms
-                .add(item.epoch, item.reading.sequence, bytes, now);
+            let ranges = item.ranges();
+            self.confirms.add(item.epoch, &ranges, bytes, now);
+            if self.wants_receipts() {
+                self.memory.awaiting.add(item.epoch, &ranges, bytes, now);
+            }
+            if self.frames() {
+                self.larger_frames();
+            }
             self.moved = true;
-            self.moved_counts.0 += 1;
+            self.moved_counts.0 += item.count();
             self.moved_counts.1 += bytes;
         }
     }
 
     fn landed(&mut self, flying: Flying) -> Option<Item> {
         let item = flying.item?;
-        let client = Arc::clone(&item.reading.client_id);
+        let client = Arc::clone(item.client());
         self.lanes.landed(flying.lane, &client);
         Some(item)
     }
@@ -132,7 +141,14 @@ impl Link {
             // Not one got through: it is meant for the village.
             _ => return Err(refused(reason)),
         };
-        let id = (item.epoch, item.reading.sequence);
+        let id = item.id();
+        if item.count() > 1 && self.taken_here > 0 {
+            // One of them may be the reason: in halves, until it is alone.
+            info!(epoch = %id.0, sequence = %id.1, reason, readings = item.count(), "the hub did not want a frame");
+            self.smaller_frames(usize::try_from(item.count()).unwrap_or(usize::MAX));
+            self.feed.give_back(item.epoch, &item.ranges());
+            return Ok(());
+        }
         if self.memory.strikes.len() >= STRIKES_KEPT {
             self.memory.strikes.clear();
         }
@@ -177,24 +193,32 @@ impl Link {
         }
         let mut lowest: Option<(u64, crate::suspect::Id)> = None;
         let mut probe_lost = false;
+        let mut largest = 0;
         for flying in self.flying.values() {
             probe_lost |= flying.probe;
             let Some(item) = &flying.item else { continue };
-            let to = self
-                .memory
-                .sent_to
-                .entry(item.epoch)
-                .or_insert(item.reading.sequence);
-            *to = (*to).max(item.reading.sequence);
-            let id = (item.epoch, item.reading.sequence);
+            let to = self.memory.sent_to.entry(item.epoch).or_insert(item.last());
+            *to = (*to).max(item.last());
+            largest = largest.max(item.count());
+            let id = item.id();
             if !flying.probe && lowest.is_none_or(|(order, _)| item.order < order) {
                 lowest = Some((item.order, id));
             }
         }
-        // A hub that breaks the connection over an account accuses no reading.
-        (!of_account).then_some(Loss {
+        if of_account {
+            // A hub that breaks the connection over an account accuses no reading.
+            return None;
+        }
+        if largest > 1 && self.taken_here == 0 {
+            // The link did not last for one frame.
+            self.smaller_frames(usize::try_from(largest).unwrap_or(usize::MAX));
+        }
+        Some(Loss {
             lowest: lowest.map(|(_, id)| id),
-            alone_after_probe: self.care.probe_has_passed() && self.flying.len() == 1,
+            // Of a frame, nobody knows which reading it was.
+            alone_after_probe: self.care.probe_has_passed()
+                && self.flying.len() == 1
+                && largest <= 1,
             probe_lost,
         })
     }

@@ -103,21 +103,14 @@ impl Link {
             return Ok(false);
         }
         self.care = Care::Probing { suspect };
-        let is_suspect = |item: &super::Item| (item.epoch, item.reading.sequence) == suspect;
+        let is_suspect = |item: &super::Item| item.id() == suspect;
         // Every second time with the empty publish: other readings may be as bad as the suspect.
         let other = if skip % 2 == 0 {
             self.lanes.take_other(0, is_suspect, skip / 2)
         } else {
             None
         };
-        let packed = if let Some(item) = &other {
-            let retain = self.retains(item);
-            self.packing()
-                .pack(&item.village, item.epoch, &item.reading, retain)
-                .ok()
-        } else {
-            None
-        };
+        let packed = other.as_ref().and_then(|item| self.pack(item).ok());
         if let (Some(item), Some(outgoing)) = (other, packed) {
             self.launch(0, Some(item), outgoing, true)?;
         } else {

@@ -1,39 +1,61 @@
-//! Gathers what the hub acknowledged into ranges, and confirms them a batch at a time.
+//! Gathers what the hub acknowledged and its database receipted, and confirms it a batch at a time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::backlog::{Backlog, BacklogError, Mark};
-use crate::identity::{Epoch, Sequence, SequenceRange};
+use tracing::warn;
 
-/// Acknowledged sequences that the backlog has not been told of.
+use crate::backlog::{Backlog, BacklogError, Mark};
+use crate::identity::{Epoch, SequenceRange};
+use crate::ranges::Ranges;
+
+/// Confirmed ranges that the backlog has not been told of.
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
-    acknowledged: BTreeMap<Epoch, Vec<Sequence>>,
-    count: usize,
+    acknowledged: BTreeMap<Epoch, Ranges>,
+    /// The newest receipt of each epoch, which says all that the one before said. Each is judged by itself.
+    receipted: BTreeMap<Epoch, Vec<SequenceRange>>,
+    /// Readings acknowledged.
+    count: u64,
     since: Option<Duration>,
     bytes: u64,
 }
 
 impl Confirms {
-    pub(crate) fn add(&mut self, epoch: Epoch, sequence: Sequence, bytes: u64, now: Duration) {
+    /// The hub's broker acknowledged a publish with `ranges`.
+    pub(crate) fn add(
+        &mut self,
+        epoch: Epoch,
+        ranges: &[SequenceRange],
+        bytes: u64,
+        now: Duration,
+    ) {
         self.bytes += bytes;
         self.since.get_or_insert(now);
-        self.acknowledged.entry(epoch).or_default().push(sequence);
-        self.count += 1;
+        let of_epoch = self.acknowledged.entry(epoch).or_default();
+        for range in ranges {
+            self.count += range.count();
+            of_epoch.insert(*range);
+        }
     }
 
-    pub(crate) fn len(&self) -> usize {
+    /// The hub's database has `ranges`.
+    pub(crate) fn receipt(&mut self, epoch: Epoch, ranges: &[SequenceRange], now: Duration) {
+        self.since.get_or_insert(now);
+        self.receipted.insert(epoch, ranges.to_vec());
+    }
+
+    pub(crate) fn len(&self) -> u64 {
         self.count
     }
 
     /// How many they are, and their size in bytes.
     pub(crate) fn size(&self) -> (u64, u64) {
-        (self.count as u64, self.bytes)
+        (self.count, self.bytes)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.acknowledged.is_empty() && self.receipted.is_empty()
     }
 
     /// When the first of them came.
@@ -48,11 +70,12 @@ impl Confirms {
 
     /// Puts back what could not be confirmed.
     pub(crate) fn put_back(&mut self, other: Self) {
-        for (epoch, sequences) in other.acknowledged {
-            self.acknowledged
-                .entry(epoch)
-                .or_default()
-                .extend(sequences);
+        for (epoch, ranges) in other.acknowledged {
+            let of_epoch = self.acknowledged.entry(epoch).or_default();
+            ranges.iter().for_each(|range| of_epoch.insert(range));
+        }
+        for (epoch, ranges) in other.receipted {
+            self.receipted.entry(epoch).or_insert(ranges);
         }
         self.count += other.count;
         self.bytes += other.bytes;
@@ -61,44 +84,47 @@ impl Confirms {
 
     /// Tells the backlog. Blocks on the disk. What failed stays.
     pub(crate) fn confirm(&mut self, backlog: &dyn Backlog) -> Result<(), BacklogError> {
-        while let Some(mut entry) = self.acknowledged.first_entry() {
-            let epoch = *entry.key();
-            let ranges = ranges(entry.get_mut());
-            match backlog.confirm(epoch, Mark::Forwarded, &ranges) {
-                // An epoch that is gone has nothing to confirm.
-                Ok(()) | Err(BacklogError::UnknownEpoch(_)) => {}
-                Err(error) => return Err(error),
+        while let Some(entry) = self.acknowledged.first_entry() {
+            let ranges: Vec<SequenceRange> = entry.get().iter().collect();
+            known(backlog.confirm(*entry.key(), Mark::Forwarded, &ranges))?;
+            entry.remove();
+        }
+        self.count = 0;
+        while let Some(entry) = self.receipted.first_entry() {
+            let confirmed = backlog.confirm(*entry.key(), Mark::Stored, entry.get());
+            if let Err(error @ BacklogError::NeverAppended { .. }) = &confirmed {
+                warn!(%error, "a receipt for readings that this relay never had: two gateways with one name?");
+            } else {
+                known(confirmed)?;
             }
-            self.count = self.count.saturating_sub(entry.get().len());
             entry.remove();
         }
         Ok(())
     }
 }
 
-fn ranges(sequences: &mut [Sequence]) -> Vec<SequenceRange> {
-    sequences.sort_unstable();
-    let mut ranges: Vec<SequenceRange> = Vec::new();
-    for sequence in sequences.iter().copied() {
-        match ranges.last_mut() {
-            Some(range) if sequence <= range.last.next() => range.last = sequence,
-            _ => ranges.push(SequenceRange::one(sequence)),
-        }
+/// An epoch that is gone has nothing to confirm.
+fn known(confirmed: Result<(), BacklogError>) -> Result<(), BacklogError> {
+    match confirmed {
+        Err(BacklogError::UnknownEpoch(_)) => Ok(()),
+        other => other,
     }
-    ranges
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::Sequence;
 
     #[test]
     fn acknowledgements_out_of_order_become_ranges() {
-        let mut sequences: Vec<Sequence> = [5, 1, 2, 9, 3, 2, 10].map(Sequence).to_vec();
-        let texts: Vec<String> = ranges(&mut sequences)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let mut confirms = Confirms::default();
+        for sequence in [5, 1, 2, 9, 3, 2, 10] {
+            let range = SequenceRange::one(Sequence(sequence));
+            confirms.add(Epoch(1), &[range], 1, Duration::ZERO);
+        }
+        let ranges = &confirms.acknowledged[&Epoch(1)];
+        let texts: Vec<String> = ranges.iter().map(|range| range.to_string()).collect();
         assert_eq!(texts, ["1-3", "5", "9-10"]);
     }
 }

@@ -28,6 +28,11 @@ impl Link {
             version: self.version,
             tls: self.tls.clone(),
             in_flight_max: in_flight_max.max(1),
+            subscribe: if number == 0 {
+                self.receipts.clone()
+            } else {
+                Vec::new()
+            },
             network: &self.parts.platform.network,
         };
         let connection = Connection::open(plan, number, self.lane_events.clone());

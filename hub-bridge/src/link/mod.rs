@@ -1,6 +1,7 @@
 //! A link: from the first CONNECT until something breaks, everything between the backlog and the hub.
 //!
-//! Backlog → [`feed`] → lanes → connections → hub, and back: PUBACK → [`confirms`] → backlog. One task owns
+//! Backlog → [`feed`] → ([`framing`]) → lanes → connections → hub, and back: PUBACK → ([`receipts`]) → [`confirms`] → backlog.
+//! One task owns
 //! all of it, so the order of things is the order of this file. Invariant: a reading is read ahead, or in
 //! flight under one ticket, or put off, or acknowledged and on its way to be confirmed. When the link ends, what is
 //! acknowledged is confirmed before the next link reads, and everything else is read again.
@@ -10,7 +11,10 @@ mod answers;
 mod care;
 mod confirms;
 mod feed;
+mod framing;
 mod grow;
+mod item;
+mod receipts;
 mod storage;
 mod watch;
 mod work;
@@ -26,12 +30,11 @@ use crate::backlog::{Backlog, BacklogError};
 use crate::classify::Failure;
 use crate::clock::Clock;
 use crate::connection::{Connection, HubLimits, LaneEvent, TimeFloor, TlsConfig};
-use crate::identity::{Epoch, VillageId};
+use crate::identity::Epoch;
 use crate::inflight::Ticket;
-use crate::lanes::{Lanes, OfClient};
+use crate::lanes::Lanes;
 use crate::pace::{Departure, Pace};
 use crate::platform::{Job, Platform};
-use crate::reading::Reading;
 use crate::retained::Retained;
 use crate::settings::BridgeSettings;
 use crate::status::StatusBoard;
@@ -41,6 +44,9 @@ use crate::version::Version;
 use care::Care;
 use confirms::Confirms;
 use feed::{Feed, Portion};
+use framing::Framing;
+use item::{Cargo, Item};
+use receipts::Awaiting;
 
 /// What a link works with.
 #[derive(Clone)]
@@ -66,6 +72,10 @@ pub(crate) struct Memory {
     /// The highest reading that was in flight when a link ended, by epoch: what is below goes a second time.
     pub(crate) sent_to: HashMap<Epoch, crate::identity::Sequence>,
     pub(crate) said: accounts::Said,
+    /// What waits for the word of the hub's database.
+    pub(crate) awaiting: Awaiting,
+    /// A frame holds at most so many readings: less where links did not last for one.
+    pub(crate) frame_readings_max: usize,
 }
 
 impl Memory {
@@ -77,6 +87,8 @@ impl Memory {
             strikes: HashMap::new(),
             sent_to: HashMap::new(),
             said: accounts::Said::default(),
+            awaiting: Awaiting::default(),
+            frame_readings_max: framing::READINGS_MAX,
         }
     }
 }
@@ -105,24 +117,6 @@ pub(crate) struct LinkEnd {
     pub(crate) memory: Memory,
 }
 
-struct Item {
-    order: u64,
-    epoch: Epoch,
-    epoch_age: usize,
-    village: Arc<VillageId>,
-    reading: Arc<Reading>,
-}
-
-impl OfClient for Item {
-    fn client(&self) -> &Arc<str> {
-        &self.reading.client_id
-    }
-
-    fn bytes(&self) -> usize {
-        self.reading.size_bytes()
-    }
-}
-
 struct Flying {
     lane: usize,
     /// `None`: an empty publish to probe with.
@@ -141,6 +135,8 @@ struct Link {
     version: Version,
     tls: Option<TlsConfig>,
     client_id: String,
+    /// Where receipts come.
+    receipts: Vec<String>,
     memory: Memory,
     events: mpsc::Sender<LinkEvent>,
     lane_events: mpsc::Sender<LaneEvent>,
@@ -157,6 +153,9 @@ struct Link {
     connected_in: Option<Duration>,
 
     feed: Feed,
+    framing: Framing,
+    /// When the hub accepted the first connection.
+    up_at: Option<Duration>,
     read_job: Option<ReadJob>,
     lanes: Lanes<Item>,
     put_off: Vec<(Duration, Item)>,

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use super::{Confirms, Item, Link, LinkEvent, Portion};
+use super::{Cargo, Confirms, Item, Link, LinkEvent, Portion};
 use crate::backlog::{BacklogError, Refusal};
 use crate::platform::Crashed;
+use crate::ranges::Ranges;
 use crate::status::LimitedBy;
 
 /// Acknowledgements are confirmed after so long, or when so many are there, or when nothing else is to do.
 pub(super) const CONFIRM_AFTER: Duration = Duration::from_millis(50);
-const CONFIRM_COUNT: usize = 500;
+const CONFIRM_COUNT: u64 = 500;
 /// Read ahead while fewer readings wait, and fewer bytes.
 const READ_AHEAD_BELOW: usize = 512;
 const READ_AHEAD_BYTES: usize = 256 * 1024;
@@ -20,20 +21,28 @@ const STORAGE_RETRY: Duration = Duration::from_secs(1);
 
 impl Link {
     pub(super) fn begin_read(&mut self) {
+        let waits = self.waits_for_retained();
         let wanted = self.accepted
             && !self.ask_only
             && self.read_job.is_none()
             && !self.feed.exhausted
-            && self.lanes.queued() < READ_AHEAD_BELOW
-            && self.lanes.queued_bytes() < READ_AHEAD_BYTES
+            && self.has_room_ahead()
+            && !waits
             && self.now() >= self.storage_retry_at;
         if wanted {
-            let feed = self.feed.clone();
+            let feed = self.feed.for_a_read();
             let backlog = Arc::clone(&self.parts.backlog);
             let job = (self.parts.platform).offload(move || feed.read(backlog.as_ref()));
             self.read_job = Some(job);
             self.appended_in_read = false;
         }
+    }
+
+    fn has_room_ahead(&self) -> bool {
+        if self.frames() {
+            return self.framing.has_room(self.frame_readings());
+        }
+        self.lanes.queued() < READ_AHEAD_BELOW && self.lanes.queued_bytes() < READ_AHEAD_BYTES
     }
 
     pub(super) fn take_read(
@@ -52,6 +61,12 @@ impl Link {
             self.feed.exhausted = false;
         }
         let Some(portion) = portion else { return };
+        let taken: Ranges = portion.readings.iter().map(|r| r.sequence).collect();
+        self.feed
+            .keep_out(portion.epoch, &taken.iter().collect::<Vec<_>>());
+        if self.frames() {
+            return self.gather(portion);
+        }
         for reading in portion.readings {
             self.next_order += 1;
             self.lanes.push(Item {
@@ -59,7 +74,7 @@ impl Link {
                 epoch: portion.epoch,
                 epoch_age: portion.epoch_age,
                 village: Arc::clone(&portion.village),
-                reading,
+                cargo: Cargo::Reading(reading),
             });
         }
     }
@@ -154,7 +169,7 @@ impl Link {
 
     /// Moves a reading that the hub never takes out of the way.
     pub(super) async fn put_aside(&mut self, item: &Item, reason: &str) {
-        let (epoch, sequence) = (item.epoch, item.reading.sequence);
+        let (epoch, sequence) = item.id();
         warn!(%epoch, %sequence, reason, "the hub never takes this reading: it is put aside");
         if self.refuse(epoch, sequence, reason).await {
             self.memory.strikes.remove(&(epoch, sequence));

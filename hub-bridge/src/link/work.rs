@@ -8,17 +8,20 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Care, Confirms, Feed, Flying, Item, Link, LinkEnd, LinkEvent, LinkParts, Memory,
-    storage::CONFIRM_AFTER,
+    Care, Cargo, Confirms, Feed, Flying, Framing, Item, Link, LinkEnd, LinkEvent, LinkParts,
+    Memory, storage::CONFIRM_AFTER,
 };
+use crate::backlog::{EpochState, Mark};
 use crate::classify::{ErrorClass, Failure};
 use crate::connection::{self, HubLimits, LaneEvent};
 use crate::inflight::Ticket;
-use crate::lanes::Lanes;
-use crate::packet::{Outgoing, Packing};
+use crate::lanes::{Lanes, OfClient};
+use crate::packet::{Outgoing, Packing, Unsendable};
 use crate::platform::{Crashed, Job};
+use crate::settings::{BridgeSettings, Confirm};
 use crate::status::LimitedBy;
 use crate::version::Version;
+use crate::wire;
 
 /// How long a link that is told to end waits for what is in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -36,14 +39,16 @@ impl Link {
             let platform = parts.platform.clone();
             platform
                 .offload(move || {
-                    let epoch = parts.backlog.epochs().last().map(|state| state.epoch);
+                    let epochs = parts.backlog.epochs();
+                    let receipts = receipts_of(&parts.settings, &epochs);
+                    let epoch = epochs.last().map(|state| state.epoch);
                     connection::load_tls(&parts.settings.hub, parts.clock, parts.time_floor)
-                        .map(|tls| (epoch, tls))
+                        .map(|tls| (epoch, receipts, tls))
                 })
                 .await
                 .unwrap_or_else(|error| Err(crashed(error)))
         };
-        let (epoch, tls) = match begun {
+        let (epoch, receipts, tls) = match begun {
             Ok(begun) => begun,
             Err(failure) => return Err((failure, memory)),
         };
@@ -52,12 +57,18 @@ impl Link {
             epoch.map_or_else(|| village.to_string(), |epoch| format!("{village}-{epoch}"));
         memory.pace.reconnected();
         let now = parts.began.elapsed();
+        memory.awaiting.reconnected(now);
+        let mark = match parts.settings.hub.confirm {
+            Confirm::Puback => Mark::Forwarded,
+            Confirm::Receipt => Mark::Stored,
+        };
         let connections_max = usize::from(parts.settings.hub.connections_max);
         let care = Care::new(memory.suspects.mode());
         Ok(Self {
             version,
             tls,
             client_id,
+            receipts,
             memory,
             events,
             lane_events,
@@ -75,7 +86,9 @@ impl Link {
             connections_max,
             starved_since: None,
             connected_in: None,
-            feed: Feed::default(),
+            feed: Feed::new(mark),
+            framing: Framing::new(),
+            up_at: None,
             read_job: None,
             lanes: Lanes::new(),
             put_off: Vec::new(),
@@ -108,6 +121,7 @@ impl Link {
         mut inbox: mpsc::Receiver<LaneEvent>,
         stop: CancellationToken,
     ) -> LinkEnd {
+        self.keep_awaited_out();
         self.open_connection();
         let mut ended = self.work(&mut inbox, &stop).await;
         // A hub that wants no more for now is there, and answers what it has got.
@@ -159,9 +173,11 @@ impl Link {
     ) -> Result<(), Failure> {
         let mut appended = self.parts.backlog.appended();
         loop {
+            self.send_overdue();
             self.tend_accounts()?;
             self.fill().await?;
             self.begin_read();
+            self.begin_frame();
             self.begin_confirm();
             self.show_and_tell().await;
             let wait = if self.confirms.is_empty() && self.put_off.is_empty() {
@@ -169,6 +185,7 @@ impl Link {
             } else {
                 CONFIRM_AFTER
             };
+            let wait = self.lingers_for().map_or(wait, |rest| wait.min(rest));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -180,6 +197,7 @@ impl Link {
                     }
                 }
                 read = join(&mut self.read_job) => self.take_read(read),
+                made = join(&mut self.framing.job) => self.take_frame(made),
                 done = join(&mut self.confirm_job) => self.take_confirmed(done).await,
                 drawn_up = self.saying.drawn_up() => self.take_accounts(drawn_up),
                 changed = appended.changed() => {
@@ -226,6 +244,7 @@ impl Link {
                     }
                 }
                 LaneEvent::Down { failure, .. } => why = why.or(Some(failure)),
+                LaneEvent::Message { topic, payload } => self.take_message(&topic, &payload).await,
                 LaneEvent::Up { .. } => {}
             }
         }
@@ -239,18 +258,23 @@ impl Link {
                 if !self.accepted {
                     self.accepted = true;
                     self.progress_at = self.now();
+                    self.up_at = Some(self.now());
                     self.say(LinkEvent::Up).await;
                 }
                 Ok(())
             }
             LaneEvent::Answers { lane, answers } => self.take_answers(lane, answers).await,
+            LaneEvent::Message { topic, payload } => {
+                self.take_message(&topic, &payload).await;
+                Ok(())
+            }
             LaneEvent::Down { lane, failure } => self.connection_down(lane, failure),
         }
     }
 
     /// Gives the connections what fits.
     async fn fill(&mut self) -> Result<(), Failure> {
-        if !self.accepted || self.ask_only {
+        if !self.accepted || self.ask_only || self.receipts_hold_up() {
             return Ok(());
         }
         self.bring_back_put_off();
@@ -278,20 +302,19 @@ impl Link {
         item: Item,
         probe: bool,
     ) -> Result<(), Failure> {
-        let retain = self.retains(&item);
-        let packed = self
-            .packing()
-            .pack(&item.village, item.epoch, &item.reading, retain);
-        match packed {
+        match self.pack(&item) {
             Ok(outgoing) => {
                 let again = self.memory.sent_to.get(&item.epoch);
-                if again.is_some_and(|to| item.reading.sequence <= *to) {
-                    self.parts.board.update(|b| b.counters.resent_readings += 1);
+                let again = again.map_or(0, |to| item.count_to(*to));
+                if again > 0 {
+                    self.parts
+                        .board
+                        .update(|b| b.counters.resent_readings += again);
                 }
                 self.launch(lane, Some(item), outgoing, probe)
             }
             Err(unsendable) => {
-                let client = Arc::clone(&item.reading.client_id);
+                let client = Arc::clone(item.client());
                 self.put_aside(&item, &unsendable.to_string()).await;
                 self.lanes.landed(lane, &client);
                 Ok(())
@@ -299,15 +322,18 @@ impl Link {
         }
     }
 
-    /// Whether it goes with RETAIN.
-    pub(super) fn retains(&mut self, item: &Item) -> bool {
-        item.reading.retain
-            && self.memory.retained.allows(
-                &item.reading.topic,
-                item.epoch_age,
-                item.epoch,
-                item.reading.sequence,
-            )
+    /// The item as a PUBLISH.
+    pub(super) fn pack(&mut self, item: &Item) -> Result<Outgoing, Unsendable> {
+        match &item.cargo {
+            Cargo::Reading(reading) => {
+                let (age, epoch) = (item.epoch_age, item.epoch);
+                let retained = &mut self.memory.retained;
+                let retain =
+                    reading.retain && retained.allows(&reading.topic, age, epoch, reading.sequence);
+                self.packing().pack(&item.village, epoch, reading, retain)
+            }
+            Cargo::Frame(frame) => self.packing().pack_frame(&item.village, &frame.payload),
+        }
     }
 
     pub(super) fn packing(&self) -> Packing<'_> {
@@ -359,15 +385,16 @@ impl Link {
         if idle && self.rewind_wanted && self.accepted {
             // Everything sent is confirmed: whatever is unconfirmed now came back, or was skipped.
             self.rewind_wanted = false;
-            self.feed.rewind();
+            self.feed = Feed::new(self.feed.mark());
+            self.keep_awaited_out();
             self.begin_read();
             return;
         }
         let busy = if idle {
             self.busy && !self.feed.exhausted
         } else {
-            // A read that may find nothing is no work yet.
-            self.busy || self.has_work()
+            // A read that may find nothing is no work yet, nor are readings that wait for others to come.
+            self.busy && !self.rests() || self.has_work() && !self.rests()
         };
         if self.accepted && busy != self.busy {
             self.busy = busy;
@@ -398,12 +425,27 @@ impl Link {
         !self.flying.is_empty()
             || self.lanes.queued() > 0
             || !self.put_off.is_empty()
+            || !self.framing.is_empty()
             || !self.confirms.is_empty()
             || self.confirm_job.is_some()
     }
 
+    /// Whether nothing is under way but readings that wait for others to come.
+    fn rests(&self) -> bool {
+        self.flying.is_empty()
+            && self.lanes.queued() == 0
+            && self.put_off.is_empty()
+            && !self.framing.is_empty()
+            && self.framing.only_lingers()
+            && self.feed.exhausted
+            && self.confirms.is_empty()
+            && self.confirm_job.is_none()
+    }
+
     fn limited_by(&self) -> LimitedBy {
-        if self.flying.is_empty() && self.lanes.queued() == 0 {
+        if self.receipts_hold_up() {
+            LimitedBy::Receipt
+        } else if self.flying.is_empty() && self.lanes.queued() == 0 {
             LimitedBy::Nothing
         } else if !self.care.is_off() {
             LimitedBy::Suspect
@@ -432,6 +474,18 @@ impl Link {
     pub(super) fn now(&self) -> Duration {
         self.parts.began.elapsed()
     }
+}
+
+/// Where the receipts of all `epochs` come: a moved gateway has readings of more than one village.
+fn receipts_of(settings: &BridgeSettings, epochs: &[EpochState]) -> Vec<String> {
+    if settings.hub.confirm == Confirm::Puback {
+        return Vec::new();
+    }
+    let mut villages: Vec<_> = epochs.iter().map(|state| &state.village).collect();
+    villages.push(&settings.village);
+    villages.sort_unstable();
+    villages.dedup();
+    villages.into_iter().map(wire::receipts_filter).collect()
 }
 
 fn crashed(error: Crashed) -> Failure {

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use hub_bridge::bridge::{ApplyError, BridgeHandle};
-use hub_bridge::settings::Confirm;
 use tokio::time::{Instant, timeout};
 
 use super::dice::Rng;
@@ -269,7 +268,7 @@ async fn edit_settings(shared: &Shared, handle: &BridgeHandle) {
         let mut edited = world.scene.settings.clone();
         let wrong = world.rng.chance(0.2);
         if wrong {
-            edited.hub.confirm = Confirm::Receipt;
+            edited.hub.connections_max = 0;
         } else {
             scene::change(&mut edited, &mut world.rng);
             if world.rng.chance(0.3) {

@@ -1,6 +1,6 @@
 //! A backlog in memory that can be told to fail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -15,6 +15,8 @@ use tokio::sync::watch;
 struct Inner {
     waiting: BTreeMap<u64, Arc<Reading>>,
     next: u64,
+    /// Forwarded, and not confirmed: with `Mark::Stored` confirming.
+    forwarded: BTreeSet<u64>,
     refused: Vec<(u64, String)>,
     confirmed: u64,
 }
@@ -22,6 +24,7 @@ struct Inner {
 pub struct MemoryBacklog {
     pub epoch: Epoch,
     village: VillageId,
+    confirming: Mark,
     inner: Mutex<Inner>,
     appended: watch::Sender<u64>,
     pub fail_reads: AtomicBool,
@@ -31,7 +34,13 @@ pub struct MemoryBacklog {
 
 impl MemoryBacklog {
     pub fn new(village: &str) -> Arc<Self> {
+        Self::confirmed_by(Mark::Forwarded, village)
+    }
+
+    /// One whose readings go when they have this mark.
+    pub fn confirmed_by(confirming: Mark, village: &str) -> Arc<Self> {
         Arc::new(Self {
+            confirming,
             epoch: Epoch(0x5eed_0001),
             village: village.parse().unwrap(),
             inner: Mutex::new(Inner {
@@ -139,7 +148,7 @@ impl Backlog for MemoryBacklog {
         &self,
         epoch: Epoch,
         from: Sequence,
-        _mark: Mark,
+        mark: Mark,
         limit: ReadLimit,
     ) -> Result<ReadBatch, BacklogError> {
         assert_eq!(epoch, self.epoch);
@@ -150,6 +159,9 @@ impl Backlog for MemoryBacklog {
         let mut batch = ReadBatch::default();
         let mut bytes = 0;
         for (sequence, reading) in inner.waiting.range(from.0..) {
+            if mark == Mark::Forwarded && inner.forwarded.contains(sequence) {
+                continue;
+            }
             let size = reading.size_bytes();
             let full = batch.readings.len() >= limit.count || bytes + size > limit.bytes;
             if full && !batch.readings.is_empty() {
@@ -168,15 +180,22 @@ impl Backlog for MemoryBacklog {
         mark: Mark,
         ranges: &[SequenceRange],
     ) -> Result<(), BacklogError> {
-        assert_eq!((epoch, mark), (self.epoch, Mark::Forwarded));
+        assert_eq!(epoch, self.epoch);
         if self.fail_confirms.load(Ordering::Relaxed) {
             return Err(BacklogError::Storage("told to fail".to_owned()));
         }
         let mut inner = self.inner.lock().unwrap();
         for range in ranges {
-            assert!(range.last.0 < inner.next, "{range} was never appended");
+            if range.last.0 >= inner.next {
+                let (range, next) = (*range, Sequence(inner.next));
+                return Err(BacklogError::NeverAppended { epoch, range, next });
+            }
+        }
+        for range in ranges {
             for sequence in range.first.0..=range.last.0 {
-                if inner.waiting.remove(&sequence).is_some() {
+                if mark != self.confirming && mark == Mark::Forwarded {
+                    inner.forwarded.insert(sequence);
+                } else if inner.waiting.remove(&sequence).is_some() {
                     inner.confirmed += 1;
                 }
             }

@@ -18,6 +18,7 @@ pub mod fake_hub;
 pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
+pub mod receiver;
 pub mod thin_link;
 pub mod village;
 

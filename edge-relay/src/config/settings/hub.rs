@@ -1,8 +1,8 @@
 //! `[hub]` and `[drain]` to the bridge's settings.
 
 use hub_bridge::settings::{
-    BridgeSettings, Confirm, DrainSettings, Format, HubSettings, ProtocolChoice, RetrySettings,
-    Secret,
+    BatchSettings, BridgeSettings, Confirm, DrainSettings, Format, HubSettings, ProtocolChoice,
+    RetrySettings, Secret,
 };
 
 use super::named::Named;
@@ -19,8 +19,8 @@ pub(super) fn hub_settings(
     let topic = complaints.check("hub.topic", hub.topic.parse());
     let protocol =
         one_of::<ProtocolChoice>("hub.protocol", &hub.protocol, "auto, 5, 3.1.1", complaints);
-    let format = one_of::<Format>("hub.format", &hub.format, "plain", complaints);
-    let confirm = one_of::<Confirm>("hub.confirm", &hub.confirm, "puback", complaints);
+    let format = one_of::<Format>("hub.format", &hub.format, "plain, batch", complaints);
+    let confirm = one_of::<Confirm>("hub.confirm", &hub.confirm, "puback, receipt", complaints);
     if hub.password.is_some() && hub.password_file.is_some() {
         let reason = "hub.password is set too";
         complaints.add_allowed("hub.password_file", reason, "one of the two");
@@ -40,6 +40,7 @@ pub(super) fn hub_settings(
         keep_alive: hub.keep_alive.0,
         connect_timeout: hub.connect_timeout.0,
         progress_timeout: hub.progress_timeout.0,
+        receipt_timeout: hub.receipt_timeout.0,
         connections_max: hub.connections_max,
         in_flight_max: hub.in_flight_max,
         in_flight_bytes_max: hub.in_flight_bytes_max.as_len(),
@@ -49,6 +50,7 @@ pub(super) fn hub_settings(
 /// What the bridge itself says of its settings; a hub that could not be read has been complained of.
 pub(super) fn check_bridge(
     drain: &DrainSettings,
+    batch: &BatchSettings,
     hub: Option<&HubSettings>,
     retry: &RetrySettings,
     complaints: &mut Complaints,
@@ -58,12 +60,21 @@ pub(super) fn check_bridge(
     };
     let bridge = BridgeSettings {
         hub: hub.cloned().unwrap_or_else(|| HubSettings::new(url)),
+        batch: batch.clone(),
         drain: drain.clone(),
         retry: retry.clone(),
         village,
     };
     for problem in bridge.problems() {
         complaints.add_allowed(problem.key, problem.reason, &problem.allowed);
+    }
+}
+
+pub(super) fn batch_settings(batch: &sections::Batch) -> BatchSettings {
+    BatchSettings {
+        linger: batch.linger.0,
+        frame_time: batch.frame_time.0,
+        frame_bytes_max: batch.frame_bytes_max.as_len(),
     }
 }
 

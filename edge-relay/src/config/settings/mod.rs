@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use hub_bridge::backlog::Mark;
 use hub_bridge::identity::VillageId;
-use hub_bridge::settings::{BridgeSettings, RetrySettings};
+use hub_bridge::settings::{BridgeSettings, Confirm, RetrySettings};
 use hub_bridge::stick::{PublicKey, Recipients};
 
 use super::problem::Complaints;
@@ -18,7 +18,7 @@ use super::sections::{self, Config};
 use super::{NamedFiles, Size};
 use crate::{admin, clock, listener, logs, stick, store};
 
-use hub::{check_bridge, drain_settings, hub_settings};
+use hub::{batch_settings, check_bridge, drain_settings, hub_settings};
 use mqtt::{check_listener_files, listener_settings};
 use named::Named;
 
@@ -62,6 +62,7 @@ impl Settings {
         let data_dir = base.join(&config.data_dir);
         let listener = listener_settings(&config.mqtt, &data_dir, &mut named, complaints);
         let hub = hub_settings(&config.hub, &mut named, complaints);
+        let batch = batch_settings(&config.batch);
         let drain = drain_settings(&config.drain, complaints);
         let admin = admin_settings(&config.admin, &mut named, complaints);
         let log = log_settings(&config.log, complaints);
@@ -78,11 +79,16 @@ impl Settings {
             max: config.hub.retry_max.0,
             max_rejected: config.hub.retry_max_rejected.0,
         };
-        check_bridge(&drain, hub.as_ref(), &retry, complaints);
+        check_bridge(&drain, &batch, hub.as_ref(), &retry, complaints);
         let village = village?;
+        let confirm = match hub.as_ref()?.confirm {
+            Confirm::Puback => Mark::Forwarded,
+            Confirm::Receipt => Mark::Stored,
+        };
         let bridge = BridgeSettings {
             village: village.clone(),
             hub: hub?,
+            batch,
             drain,
             retry,
         };
@@ -91,7 +97,7 @@ impl Settings {
             check_listener_files(&listener, complaints);
         }
         Some(Self {
-            store: store_settings(&config.backlog, data_dir.clone(), village),
+            store: store_settings(&config.backlog, confirm, data_dir.clone(), village),
             data_dir,
             listener,
             bridge,
@@ -171,6 +177,7 @@ fn check_backlog(backlog: &sections::Backlog, mqtt: &sections::Mqtt, complaints:
 
 fn store_settings(
     backlog: &sections::Backlog,
+    confirm: Mark,
     data_dir: PathBuf,
     village: VillageId,
 ) -> store::Settings {
@@ -181,7 +188,7 @@ fn store_settings(
         bytes_max: backlog.bytes_max.0,
         disk_free_min: backlog.disk_free_min.0,
         alarm_at: backlog.alarm_at,
-        confirm: Mark::Forwarded,
+        confirm,
         keep_forwarded: backlog.keep_forwarded.0,
         segment_bytes: backlog.segment_bytes.0,
         commit_delay: backlog.commit_delay.0,
