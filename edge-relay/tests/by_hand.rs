@@ -431,6 +431,15 @@ fn a_full_stick_holds_whole_files_and_the_rest_goes_on_another() {
 }
 
 #[test]
+fn the_largest_readings_cross_too() {
+    let village = Village::new();
+    village.fill(3, 15 * 1024 * 1024);
+    let said = village.export(&[]);
+    assert!(said.contains("3 readings in 3 files"), "{said}");
+    assert_eq!(village.sequences(), [1, 2, 3]);
+}
+
+#[test]
 fn an_export_that_is_killed_leaves_whole_files_and_can_be_made_again() {
     let village = Village::new();
     village.fill(1200, 20_000);

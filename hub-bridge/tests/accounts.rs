@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use hub_bridge::clock::{ClockQuality, UnixMillis};
 use hub_bridge::drain::DrainOutcome;
 use hub_bridge::identity::{Epoch, Sequence};
+use hub_bridge::uplink::UplinkState;
 use hub_bridge::wire::account::{Account, VERSION};
 use hub_bridge::wire::digest::Digest;
 use support::backlog::MemoryBacklog;
@@ -143,14 +145,60 @@ async fn a_hub_that_breaks_off_over_the_account_is_spared_it_and_no_reading_is_b
     village.drained(SOON).await;
     assert_eq!(backlog.confirmed(), 5000);
     assert!(backlog.refused().is_empty());
-    within(SOON, "it is offered five times", || async {
-        (offered.load(Ordering::SeqCst) == 5).then_some(())
-    })
+    within(
+        SOON,
+        "five connections were lost over it, and one stays",
+        || async {
+            let connected = village.handle.status().state == UplinkState::Connected;
+            (hub.connections() == 6 && connected).then_some(())
+        },
+    )
     .await;
+    backlog.fill(3, 100, 50);
     let drain = village.handle.drain().await.unwrap();
     assert_eq!(drain.finished().await.outcome, Some(DrainOutcome::Done));
+    assert_eq!((backlog.confirmed(), hub.connections()), (5100, 6));
     village.stop().await;
     assert_eq!(offered.load(Ordering::SeqCst), 5, "and rests for a day");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readings_that_were_in_flight_when_a_hub_broke_off_over_the_account_are_not_suspected() {
+    let probes = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&probes);
+    let (mut readings, mut accounts) = (HashSet::new(), HashSet::new());
+    let hub = FakeHub::start(
+        |level, _| accept(level),
+        move |publish| {
+            let first_of_all = publish.topic.ends_with("t0");
+            count.fetch_add(
+                usize::from(publish.topic.ends_with("relay/probe")),
+                Ordering::SeqCst,
+            );
+            if publish.topic.contains("/accounts/") {
+                accounts.insert(publish.connection);
+            } else if accounts.len() >= 5 && !accounts.contains(&publish.connection) {
+                return Answer::PubAck(publish.id, 0);
+            } else if first_of_all {
+                readings.insert(publish.connection);
+            }
+            if readings.contains(&publish.connection) && accounts.contains(&publish.connection) {
+                Answer::Close
+            } else {
+                Answer::Silence
+            }
+        },
+    )
+    .await;
+    let backlog = MemoryBacklog::new("bamenda-01");
+    *backlog.accounts.lock().unwrap() = vec![account(2, 200)];
+    backlog.append("m0", "t0", b"first".to_vec());
+    let mut settings = settings(hub.port);
+    settings.retry.max = Duration::from_secs(1);
+    let village = Village::start(settings, backlog.clone());
+    village.drained(SOON).await;
+    assert_eq!((backlog.confirmed(), probes.load(Ordering::SeqCst)), (1, 0));
+    village.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use super::{Desk, DeskError};
 /// A file ends with the frame that takes it past so many bytes.
 const FILE_BYTES: u64 = 8 * 1024 * 1024;
 /// Or with so many readings: making one takes seconds on a small machine.
-const FILE_READINGS: u64 = 100_000;
+const FILE_READINGS: u64 = 50_000;
 /// A frame holds so many readings at most, and about so many bytes of them.
 const FRAME: ReadLimit = ReadLimit {
     count: 4000,

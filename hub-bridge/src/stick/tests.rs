@@ -211,4 +211,7 @@ fn a_receipt_is_taken_from_the_hub_only_and_never_for_a_list() {
     assert!(Manifest::open(&list, |_| Some(stranger.public())).is_err());
     assert!(Manifest::open(&list, |_| None).is_err());
     assert!(StickReceipt::open(&list, &hub.public()).is_err());
+    let one = signed::seal("list of files", &hub, &"what both would take");
+    signed::check("list of files", &one, &hub.public()).unwrap();
+    assert!(signed::check("receipt", &one, &hub.public()).is_err());
 }

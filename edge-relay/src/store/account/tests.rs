@@ -178,6 +178,50 @@ fn what_is_lost_before_or_after_it_was_summed_up_is_named_and_not_in_the_digest(
 }
 
 #[test]
+fn the_account_is_never_ahead_of_marks_on_stable_storage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(&settings(dir.path()));
+    let shared = store.shared();
+    let epoch = current(&store);
+    for round in 0..30 {
+        fill(&store, round * 200, (round + 1) * 200, 50, 200);
+        while shared.account_next(true, &mut Vec::new()) {}
+        let account = shared.account.lock();
+        let end = account
+            .of(epoch)
+            .unwrap()
+            .sums
+            .last()
+            .map_or(0, |sum| sum.end);
+        assert!(end <= shared.unknown_from(epoch), "round {round}");
+    }
+    assert_speaks_of(&current_account(&store), 6000, 200);
+}
+
+#[test]
+fn a_segment_that_is_gone_as_a_whole_is_named_and_not_in_the_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let (store, _) = open(&settings);
+    fill(&store, 0, 3000, 50, 200);
+    let epoch = current(&store);
+    assert_speaks_of(&current_account(&store), 3000, 200);
+    let second = store.segments()[1].clone();
+    store.close();
+    drop(store);
+    std::fs::remove_dir_all(&second.path).unwrap();
+    let (store, _) = open(&settings);
+    let left = waiting_numbers(&store);
+    let gone = second.first.0 - 1..second.end.0 - 1;
+    assert_eq!(left.len() as u64, 3000 - (gone.end - gone.start));
+    let account = current_account(&store);
+    assert_eq!(count(&account.lost), gone.end - gone.start);
+    assert!(account.unknown.is_empty(), "{account:?}");
+    assert_eq!(account.stored, left.len() as u64);
+    assert_eq!(account.digest, digest_of(epoch, left.into_iter(), 200));
+}
+
+#[test]
 fn damage_after_forwarding_leaves_the_digest_where_it_was_summed_up_and_is_unknown_else() {
     for accounted_before in [false, true] {
         let dir = tempfile::tempdir().unwrap();
