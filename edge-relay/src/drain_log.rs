@@ -113,6 +113,21 @@ mod tests {
     }
 
     #[test]
+    fn a_night_by_an_untrusted_clock_is_no_night() {
+        let dir = tempfile::tempdir().unwrap();
+        let drains = KeptDrains::open(dir.path());
+        drains.record(&record(1, DrainCause::Window));
+        drains.record(&DrainRecord {
+            clock_trusted: false,
+            ..record(2, DrainCause::Uptime)
+        });
+        for drains in [drains, KeptDrains::open(dir.path())] {
+            assert_eq!(drains.last().unwrap().id, 2);
+            assert_eq!(drains.last_scheduled().unwrap().id, 1);
+        }
+    }
+
+    #[test]
     fn a_damaged_file_costs_the_history_only() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("drains.json"), b"[{]").unwrap();

@@ -35,6 +35,7 @@ pub mod logs;
 pub mod machine;
 pub mod metrics;
 pub mod run;
+pub mod stick;
 pub mod store;
 pub mod supervisor;
 pub mod tls;

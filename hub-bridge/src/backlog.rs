@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use crate::identity::{Epoch, Sequence, SequenceRange, VillageId};
 use crate::reading::Reading;
+use crate::wire::account::Account;
 
 /// How far the crossing of a reading has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -114,4 +115,10 @@ pub trait Backlog: Send + Sync + 'static {
 
     /// Changes whenever readings became durable or waiting ones came back (a replay).
     fn appended(&self) -> watch::Receiver<u64>;
+
+    /// The relay's own account of each epoch, for the hub's audit; none where the store keeps none. May read through
+    /// much that waits.
+    fn accounts(&self) -> Vec<Account> {
+        Vec::new()
+    }
 }

@@ -211,6 +211,21 @@ impl<T: OfClient> Lanes<T> {
         }
     }
 
+    /// Takes a place in flight on a lane for what is no item; whether there was one.
+    pub(crate) fn occupy(&mut self, lane: usize) -> bool {
+        let lane = self.rows.get_mut(lane);
+        lane.filter(|lane| lane.in_flight < lane.slots)
+            .map(|lane| lane.in_flight += 1)
+            .is_some()
+    }
+
+    /// Gives a place back that [`occupy`](Self::occupy) took.
+    pub(crate) fn vacate(&mut self, lane: usize) {
+        if let Some(lane) = self.rows.get_mut(lane) {
+            lane.in_flight = lane.in_flight.saturating_sub(1);
+        }
+    }
+
     /// How many items wait.
     pub(crate) fn queued(&self) -> usize {
         self.queued

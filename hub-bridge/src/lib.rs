@@ -26,6 +26,8 @@ pub mod fuzzing;
 pub mod hub;
 pub mod hub_url;
 pub mod identity;
+#[cfg(feature = "hub")]
+pub mod import;
 pub mod inflight;
 mod lanes;
 mod link;
@@ -45,6 +47,7 @@ mod retained;
 pub mod secret;
 pub mod settings;
 pub mod status;
+pub mod stick;
 mod suspect;
 pub mod topic;
 pub mod traffic;

@@ -5,6 +5,7 @@
 
 mod alarms;
 mod backlog;
+mod by_hand;
 mod drains;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
@@ -106,6 +107,10 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/backlog/replay", post(backlog::replay))
         .route("/backlog/refused", get(backlog::refused))
         .route("/backlog/retry", post(backlog::retry))
+        .route("/backlog/stick/key", get(by_hand::key))
+        .route("/backlog/stick/epochs", get(by_hand::epochs))
+        .route("/backlog/stick/file", get(by_hand::file))
+        .merge(by_hand::taking())
         .layer(middleware::from_fn_with_state(admin.clone(), admit));
     Router::new()
         .route("/healthz", get(|| async { "alive\n" }))

@@ -1,6 +1,6 @@
 //! `backlog …`: asks the running relay; where none runs, opens the store itself.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use hub_bridge::identity::{Epoch, Sequence};
 use serde_json::Value;
 
 use super::client::{AdminClient, AskError};
-use super::{AdminArgs, Ended, load};
+use super::{AdminArgs, Ended, load, stick};
 use crate::admin::{BacklogRequest, answer_backlog};
 use crate::clock::SystemClock;
 use crate::store::Store;
@@ -60,16 +60,42 @@ pub(super) enum BacklogCommand {
         #[command(flatten)]
         common: Common,
     },
+    /// Write what waits to a stick, signed and encrypted, to be carried to the hub by hand.
+    Export(ExportArgs),
+    /// Take the hub's receipt for what was carried by hand: readings that it names wait no more.
+    Receipt {
+        /// The file that `hub-bridge import` wrote.
+        file: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Show the public key that this village signs with; it is made at its first use.
+    Key(Common),
+}
+
+/// `backlog export`
+#[derive(Debug, Args)]
+pub(super) struct ExportArgs {
+    /// A directory on the stick; it must be there.
+    pub(super) dir: PathBuf,
+    /// Also what the hub has already, as far as it is still on disk.
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Go on from here, as EPOCH/SEQUENCE: where an export that found the stick full said that it stopped.
+    #[arg(long)]
+    pub(super) from: Option<String>,
+    #[command(flatten)]
+    pub(super) common: Common,
 }
 
 /// Where, and how it is shown.
 #[derive(Debug, Args)]
 pub(super) struct Common {
     #[command(flatten)]
-    admin: AdminArgs,
+    pub(super) admin: AdminArgs,
     /// As JSON, for programs.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 impl BacklogCommand {
@@ -78,14 +104,19 @@ impl BacklogCommand {
             Self::List(common)
             | Self::Verify(common)
             | Self::Refused(common)
+            | Self::Key(common)
+            | Self::Export(ExportArgs { common, .. })
+            | Self::Receipt { common, .. }
             | Self::Peek { common, .. }
             | Self::Replay { common, .. }
             | Self::Retry { common, .. } => common,
         }
     }
 
-    fn request(&self, config: &Path) -> anyhow::Result<BacklogRequest> {
-        Ok(match self {
+    /// `None`: it is not one question with one answer (`stick.rs`).
+    fn request(&self, config: &Path) -> anyhow::Result<Option<BacklogRequest>> {
+        Ok(Some(match self {
+            Self::Export(_) | Self::Receipt { .. } | Self::Key(_) => return Ok(None),
             Self::List(_) => BacklogRequest::Segments,
             Self::Peek {
                 epoch, from, count, ..
@@ -103,7 +134,7 @@ impl BacklogCommand {
             Self::Retry { id, .. } => BacklogRequest::Retry {
                 one: id.as_deref().map(identity).transpose()?,
             },
-        })
+        }))
     }
 }
 
@@ -121,7 +152,8 @@ fn moment(text: &str, config: &Path) -> anyhow::Result<UnixMillis> {
     Ok(UnixMillis(zoned.timestamp().as_millisecond()))
 }
 
-fn identity(text: &str) -> anyhow::Result<(Epoch, Sequence)> {
+/// EPOCH/SEQUENCE.
+pub(super) fn identity(text: &str) -> anyhow::Result<(Epoch, Sequence)> {
     let (epoch, sequence) = text
         .split_once('/')
         .context("a reading is named EPOCH/SEQUENCE")?;
@@ -131,7 +163,9 @@ fn identity(text: &str) -> anyhow::Result<(Epoch, Sequence)> {
 
 pub(super) fn backlog(config: &Path, command: &BacklogCommand) -> anyhow::Result<Ended> {
     let common = command.common();
-    let request = command.request(config)?;
+    let Some(request) = command.request(config)? else {
+        return stick::stick(config, command);
+    };
     let client = AdminClient::new(config, &common.admin)?;
     let value = match ask(&client, request) {
         Err(AskError::Unreachable { .. }) if common.admin.is_default() => {

@@ -88,6 +88,51 @@ impl AdminClient {
         }
         answer(url, request.send_empty())
     }
+
+    /// The answer to a GET, as bytes; `None` where there is nothing (204).
+    pub(super) fn get_bytes(&self, path: &str) -> Result<Option<Vec<u8>>, AskError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.get(&url);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        bytes_of(url, request.call())
+    }
+
+    /// The answer to a POST of `body`, as bytes.
+    pub(super) fn post_bytes(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: &[u8],
+    ) -> Result<Vec<u8>, AskError> {
+        let url = format!("{}{path}", self.base);
+        let mut request = self.agent.post(&url).header("content-type", content_type);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        Ok(bytes_of(url, request.send(body))?.unwrap_or_default())
+    }
+}
+
+fn bytes_of(
+    url: String,
+    response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<Option<Vec<u8>>, AskError> {
+    let good = |r: &ureq::http::Response<_>| r.status().is_success();
+    let mut response = match response {
+        Ok(response) if good(&response) => response,
+        other => return answer(url, other).map(|value| Some(value.to_string().into_bytes())),
+    };
+    if response.status() == ureq::http::StatusCode::NO_CONTENT {
+        return Ok(None);
+    }
+    let body = response.body_mut().with_config().limit(ANSWER_BYTES_MAX);
+    let bytes = body.read_to_vec().map_err(|error| AskError::Unreachable {
+        url,
+        reason: error.to_string(),
+    })?;
+    Ok(Some(bytes))
 }
 
 /// An address that is listened on as one to connect to.

@@ -8,6 +8,7 @@ mod client;
 mod drain;
 mod run;
 mod status;
+mod stick;
 mod user;
 
 use std::path::{Path, PathBuf};

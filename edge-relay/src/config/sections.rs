@@ -34,6 +34,8 @@ pub struct Config {
     pub log: Log,
     /// Whether the wall clock is trusted.
     pub clock: Clock,
+    /// What is carried by hand.
+    pub stick: Stick,
 }
 
 impl Default for Config {
@@ -50,6 +52,7 @@ impl Default for Config {
             admin: Admin::default(),
             log: Log::default(),
             clock: Clock::default(),
+            stick: Stick::default(),
         }
     }
 }
@@ -414,4 +417,15 @@ impl Default for Clock {
             trust: "kernel".to_owned(),
         }
     }
+}
+
+/// `[stick]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Stick {
+    /// Whom exported readings are encrypted for: the hub's age recipients.
+    #[serde(deserialize_with = "list")]
+    pub recipients: Vec<String>,
+    /// The public key that the hub signs receipts with.
+    pub hub_key: Option<String>,
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use hub_bridge::backlog::{Backlog, BacklogError, EpochState, Mark, ReadBatch, ReadLimit, Refusal};
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use hub_bridge::reading::Reading;
+use hub_bridge::wire::account::Account;
 use tokio::sync::watch;
 
 use super::Store;
@@ -80,6 +81,10 @@ impl Backlog for Store {
     fn appended(&self) -> watch::Receiver<u64> {
         self.shared().appended.subscribe()
     }
+
+    fn accounts(&self) -> Vec<Account> {
+        self.shared().accounts()
+    }
 }
 
 /// The page that holds `sequence`, or the first one behind what is lost there.
@@ -147,7 +152,7 @@ fn read(
 
 /// Nothing leaves this box before marks on stable storage know of its sequence: else damage could have the sequence
 /// given out again (`reached.rs`). One sync for all that came since the last one.
-fn hold_back_unknown(
+pub(super) fn hold_back_unknown(
     shared: &Shared,
     epoch: Epoch,
     batch: &mut ReadBatch,

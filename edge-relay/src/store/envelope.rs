@@ -42,6 +42,8 @@ pub(super) enum Kind {
     Sidecar = 4,
     /// The marks of all epochs.
     Marks = 5,
+    /// The relay's own account.
+    Account = 6,
 }
 
 /// Why bytes are not a sound record.

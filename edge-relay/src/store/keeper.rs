@@ -61,6 +61,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
         if !asked || verified_at.elapsed() >= IDLE {
             verified_at = Instant::now();
             verify_next(shared, &mut verified);
+            shared.account_in_idle_time();
         }
         let now = *shared.appended.borrow();
         if now != appended {

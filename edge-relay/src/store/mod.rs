@@ -7,6 +7,7 @@
 //!   lock                      held by the process that has the store; the pid in it
 //!   identity                  machine, epochs, their villages and salts (checksum, JSON)
 //!   marks.a  marks.b          how far each epoch has come, in turn (`marks.rs`)
+//!   account                   what was stored of each epoch, with a digest of it (`account/`)
 //!   reached                   the last sequence that was committed, exact after a kill (`reached.rs`)
 //!   backlog/
 //!     1f2e3d4c-00000000000000000001/     a segment: epoch, sequence of its first reading (`segment.rs`)
@@ -35,6 +36,7 @@
 //! acknowledged (kept: the meter sends again, and the second one is marked as a repeat), and marks that are a moment
 //! old (readings are sent again under the same identities).
 
+mod account;
 mod ahead;
 mod backlog;
 mod carve;
@@ -48,6 +50,7 @@ mod identity;
 mod index;
 mod inspect;
 mod keeper;
+mod kept;
 mod lock;
 mod marks;
 mod open;

@@ -15,6 +15,7 @@ use hub_bridge::clock::Clock;
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange};
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use super::account::AccountFile;
 use super::health::Health;
 use super::identity::{self, EpochReason, EpochRecord, Identity};
 use super::index::{EpochIndex, Index, Need};
@@ -116,6 +117,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
     report.epoch = index.epochs.last().map(|e| e.epoch);
     report.took = started.elapsed();
 
+    let account = AccountFile::open(&data_dir);
     let shared = Arc::new(Shared {
         settings: RwLock::new(settings.clone()),
         clock,
@@ -133,6 +135,7 @@ pub(super) fn open(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Opened,
             synced_next: None,
         }),
         reached: Mutex::new(reached_file),
+        account: Mutex::new(account),
         identity: Mutex::new(identity),
         health: Health::default(),
         appended: tokio::sync::watch::channel(0).0,

@@ -1,4 +1,4 @@
-//! What the threads of the store share, and the order of its locks: reader, marks, index. Nothing is
+//! What the threads of the store share, and the order of its locks: account, reader, marks, index. Nothing is
 //! written or synced while the index is locked.
 
 use std::fs;
@@ -15,6 +15,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
 use super::Settings;
+use super::account::AccountFile;
 use super::health::{Health, StoreHealth};
 use super::identity::{EpochRecord, Identity};
 use super::index::{Index, Need, Phase, Source};
@@ -62,6 +63,7 @@ pub(super) struct Shared {
     pub(super) reader: Mutex<Reader>,
     pub(super) marks: Mutex<Marks>,
     pub(super) reached: Mutex<Reached>,
+    pub(super) account: Mutex<AccountFile>,
     pub(super) identity: Mutex<Identity>,
     pub(super) health: Health,
     pub(super) appended: watch::Sender<u64>,
@@ -386,6 +388,7 @@ impl Shared {
 
     /// Removes a segment that is done, durably; a damaged one is kept aside.
     pub(super) fn remove_segment(&self, name: SegmentName) -> bool {
+        self.account_before_removal(name);
         // A power cut must not bring back marks from before this segment was done.
         if !self.save_marks(true, false) {
             return false;

@@ -73,6 +73,7 @@ impl Bridge {
             error: None,
         };
         info!(drain = record.id, ?cause, waiting, "a drain begins");
+        self.parts.account_calls.call();
         self.parts
             .board
             .update(|board| board.drain = Some(record.clone()));
@@ -212,6 +213,7 @@ impl Bridge {
         let Some(drain) = self.drain.take() else {
             return;
         };
+        self.parts.account_calls.call();
         let ended = self.parts.clock.wall();
         let mut record = drain.record.borrow().clone();
         record.ended = Some(ended);

@@ -110,6 +110,7 @@ impl Bridge {
                 platform,
                 policed,
                 board,
+                account_calls: link::accounts::AccountCalls::default(),
                 began: tokio::time::Instant::now(),
             },
             drain_log: parts.drain_log,

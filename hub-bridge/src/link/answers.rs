@@ -56,6 +56,9 @@ impl Link {
         let mut result = Ok(());
         let mut unwanted = Vec::new();
         for (ticket, verdict) in answers {
+            if self.account_answered(ticket, verdict) {
+                continue;
+            }
             let Some(flying) = self.flying.remove(&ticket) else {
                 let words = format!("lane {lane} answered {ticket:?}, which is not in flight");
                 return Err(Failure::new(ErrorClass::Protocol, words).of_no_reading());
@@ -184,6 +187,7 @@ impl Link {
 
     /// What the end of the connection says about what was in flight.
     pub(super) fn loss(&mut self) -> Option<Loss> {
+        let of_account = self.account_lost();
         if self.flying.is_empty() {
             return None;
         }
@@ -200,6 +204,10 @@ impl Link {
             if !flying.probe && lowest.is_none_or(|(order, _)| item.order < order) {
                 lowest = Some((item.order, id));
             }
+        }
+        if of_account {
+            // A hub that breaks the connection over an account accuses no reading.
+            return None;
         }
         if largest > 1 && self.taken_here == 0 {
             // The link did not last for one frame.

@@ -6,6 +6,7 @@
 //! flight under one ticket, or put off, or acknowledged and on its way to be confirmed. When the link ends, what is
 //! acknowledged is confirmed before the next link reads, and everything else is read again.
 
+pub(crate) mod accounts;
 mod answers;
 mod care;
 mod confirms;
@@ -60,6 +61,7 @@ pub(crate) struct LinkParts {
     pub(crate) platform: Platform,
     pub(crate) policed: Policed,
     pub(crate) board: StatusBoard,
+    pub(crate) account_calls: accounts::AccountCalls,
     /// What the timers of links count from.
     pub(crate) began: tokio::time::Instant,
 }
@@ -73,6 +75,7 @@ pub(crate) struct Memory {
     pub(crate) strikes: HashMap<crate::suspect::Id, u32>,
     /// The highest reading that was in flight when a link ended, by epoch: what is below goes a second time.
     pub(crate) sent_to: HashMap<Epoch, crate::identity::Sequence>,
+    pub(crate) said: accounts::Said,
     /// What waits for the word of the hub's database.
     pub(crate) awaiting: Awaiting,
     /// A frame holds at most so many readings: less where links did not last for one.
@@ -89,6 +92,7 @@ impl Memory {
             suspects: Suspects::default(),
             strikes: HashMap::new(),
             sent_to: HashMap::new(),
+            said: accounts::Said::default(),
             awaiting: Awaiting::default(),
             frame_readings_max: framing::READINGS_MAX,
             line: LineKept::default(),
@@ -170,6 +174,7 @@ struct Link {
     taken_here: u64,
     refused_here: u32,
 
+    saying: accounts::Saying,
     confirms: Confirms,
     confirm_job: Option<ConfirmJob>,
     /// Readings and bytes that the job confirms.

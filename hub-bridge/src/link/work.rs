@@ -98,6 +98,7 @@ impl Link {
             care,
             taken_here: 0,
             refused_here: 0,
+            saying: super::accounts::Saying::default(),
             confirms: Confirms::default(),
             confirm_job: None,
             confirming: (0, 0),
@@ -134,6 +135,9 @@ impl Link {
             && failure.class == ErrorClass::Connect
         {
             *failure = why;
+        }
+        if ended.is_ok() {
+            self.stop_accounts();
         }
         let loss = self.loss();
         for connection in self.connections.drain(..).flatten() {
@@ -176,6 +180,7 @@ impl Link {
         self.take_permit(*permit.borrow_and_update());
         loop {
             self.send_overdue();
+            self.tend_accounts()?;
             self.fill().await?;
             self.begin_read();
             self.begin_frame();
@@ -201,6 +206,7 @@ impl Link {
                 read = join(&mut self.read_job) => self.take_read(read),
                 made = join(&mut self.framing.job) => self.take_frame(made),
                 done = join(&mut self.confirm_job) => self.take_confirmed(done).await,
+                drawn_up = self.saying.drawn_up() => self.take_accounts(drawn_up),
                 changed = appended.changed() => {
                     if changed.is_err() {
                         return Err(Failure::new(ErrorClass::Connect, "the backlog is closed"));

@@ -1,7 +1,7 @@
 //! What a relay says of its own store at each drain, so that an audit at the hub needs no access to the village.
 //!
 //! Published retained, one message an epoch. `through` counts: the account speaks of the sequences 1 to `through`, each of
-//! which is in the digest, or lost, or refused.
+//! which is in the digest, or lost, or unknown. Refused ones are in the digest.
 
 use serde::{Deserialize, Serialize};
 
@@ -37,7 +37,7 @@ pub struct Account {
     pub current: bool,
     /// The last sequence that the account speaks of; 0: none.
     pub through: Sequence,
-    /// How many readings are in `digest`: `through` less the lost ones. Refused ones were stored, and count.
+    /// How many readings are in `digest`: `through` less the lost and the unknown ones. Refused ones were stored, and count.
     pub stored: u64,
     /// [`SetDigest`](super::digest::SetDigest) of those.
     pub digest: Digest,
@@ -45,6 +45,13 @@ pub struct Account {
     pub lost: Vec<Absent>,
     /// What the hub did not take: kept in the village, in order.
     pub refused: Vec<Absent>,
+    /// What the account cannot speak of, in order, and why: the hub may have it, and it is not in `digest`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unknown: Vec<Absent>,
+    /// The epoch is over, and from this sequence on nobody knows whether readings were received and lost: its end was
+    /// damaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tail_unknown_from: Option<Sequence>,
     /// When the account was drawn up.
     pub at: UnixMillis,
     /// Whether that time is to be trusted.

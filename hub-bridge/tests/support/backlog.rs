@@ -8,6 +8,7 @@ use hub_bridge::backlog::{Backlog, BacklogError, EpochState, Mark, ReadBatch, Re
 use hub_bridge::clock::{BootId, ClockQuality, ReceivedAt, UnixMillis};
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange, VillageId};
 use hub_bridge::reading::{PublishProperties, Reading};
+use hub_bridge::wire::account::Account;
 use tokio::sync::watch;
 
 #[derive(Default)]
@@ -28,6 +29,7 @@ pub struct MemoryBacklog {
     appended: watch::Sender<u64>,
     pub fail_reads: AtomicBool,
     pub fail_confirms: AtomicBool,
+    pub accounts: Mutex<Vec<Account>>,
 }
 
 impl MemoryBacklog {
@@ -48,6 +50,7 @@ impl MemoryBacklog {
             appended: watch::channel(0).0,
             fail_reads: AtomicBool::new(false),
             fail_confirms: AtomicBool::new(false),
+            accounts: Mutex::default(),
         })
     }
 
@@ -211,6 +214,10 @@ impl Backlog for MemoryBacklog {
         inner.waiting.remove(&sequence.0);
         inner.refused.push((sequence.0, refusal.reason.clone()));
         Ok(())
+    }
+
+    fn accounts(&self) -> Vec<Account> {
+        self.accounts.lock().unwrap().clone()
     }
 
     fn appended(&self) -> watch::Receiver<u64> {

@@ -105,12 +105,16 @@ impl Got {
     }
 }
 
-/// A subscriber to everything.
+/// A subscriber to the villages' readings, or to another filter.
 #[derive(Clone, Default)]
 pub struct Subscriber(Arc<Mutex<Vec<Got>>>);
 
 impl Subscriber {
     pub async fn connect(port: u16) -> Self {
+        Self::connect_to(port, "villages/#").await
+    }
+
+    pub async fn connect_to(port: u16, filter: &'static str) -> Self {
         let mut options = MqttOptions::new(format!("sub-{port}"), "127.0.0.1", port);
         options.set_keep_alive(Duration::from_secs(60));
         options.set_max_packet_size(Some(1 << 24));
@@ -121,10 +125,7 @@ impl Subscriber {
         let (ready, subscribed) = tokio::sync::oneshot::channel();
         let mut ready = Some(ready);
         tokio::spawn(async move {
-            client
-                .subscribe("villages/#", QoS::AtLeastOnce)
-                .await
-                .unwrap();
+            client.subscribe(filter, QoS::AtLeastOnce).await.unwrap();
             loop {
                 match events.poll().await {
                     Ok(Event::Incoming(Packet::SubAck(_))) => {

@@ -19,7 +19,7 @@ use super::backlog::MemoryBacklog;
 pub struct TestClock {
     began: Instant,
     wall: AtomicI64,
-    untrusted: AtomicBool,
+    trusted: AtomicBool,
 }
 
 impl TestClock {
@@ -28,19 +28,17 @@ impl TestClock {
         Arc::new(Self {
             began: Instant::now(),
             wall: AtomicI64::new(wall),
-            untrusted: AtomicBool::new(false),
+            trusted: AtomicBool::new(true),
         })
+    }
+
+    pub fn trust(&self, trusted: bool) {
+        self.trusted.store(trusted, Ordering::Relaxed);
     }
 
     pub fn move_to(&self, text: &str) {
         let wall = text.parse::<jiff::Timestamp>().unwrap().as_millisecond();
         self.wall.store(wall, Ordering::Relaxed);
-    }
-}
-
-impl TestClock {
-    pub fn trust(&self, trusted: bool) {
-        self.untrusted.store(!trusted, Ordering::Relaxed);
     }
 }
 
@@ -55,10 +53,10 @@ impl Clock for TestClock {
         BootId(1)
     }
     fn quality(&self) -> ClockQuality {
-        if self.untrusted.load(Ordering::Relaxed) {
-            ClockQuality::Unsynchronised
-        } else {
+        if self.trusted.load(Ordering::Relaxed) {
             ClockQuality::Synchronised
+        } else {
+            ClockQuality::Unsynchronised
         }
     }
     fn best_time_of(&self, received: &ReceivedAt) -> (UnixMillis, ClockQuality) {

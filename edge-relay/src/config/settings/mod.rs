@@ -12,11 +12,12 @@ use std::str::FromStr;
 use hub_bridge::backlog::Mark;
 use hub_bridge::identity::VillageId;
 use hub_bridge::settings::{BridgeSettings, Confirm, RetrySettings};
+use hub_bridge::stick::{PublicKey, Recipients};
 
 use super::problem::Complaints;
 use super::sections::{self, Config};
 use super::{NamedFiles, Size};
-use crate::{admin, clock, listener, logs, store};
+use crate::{admin, clock, listener, logs, stick, store};
 
 use hub::{batch_settings, check_bridge, drain_settings, hub_settings};
 use mqtt::{check_listener_files, listener_settings};
@@ -40,6 +41,8 @@ pub struct Settings {
     pub log: logs::Settings,
     /// Whether the wall clock is trusted.
     pub clock_trust: clock::Trust,
+    /// What is carried by hand.
+    pub stick: stick::Settings,
     /// All files that the configuration names, to be watched with it.
     pub named_files: Vec<PathBuf>,
 }
@@ -72,6 +75,7 @@ impl Settings {
             "kernel, always, never",
             complaints,
         );
+        let stick = stick_settings(&config.stick, complaints);
         check_backlog(&config.backlog, &config.mqtt, complaints);
         let retry = RetrySettings {
             first: config.hub.retry_first.0,
@@ -111,6 +115,7 @@ impl Settings {
             admin: admin?,
             log: log?,
             clock_trust: clock_trust?,
+            stick: stick?,
             named_files: named.files,
         })
     }
@@ -238,5 +243,23 @@ fn log_settings(log: &sections::Log, complaints: &mut Complaints) -> Option<logs
     Some(logs::Settings {
         format: format?,
         filter: filter.ok()?,
+    })
+}
+
+fn stick_settings(
+    section: &sections::Stick,
+    complaints: &mut Complaints,
+) -> Option<stick::Settings> {
+    let given = section.recipients.iter().filter(|text| !text.is_empty());
+    let recipients = Recipients::parse(&given.collect::<Vec<_>>());
+    let hub_key = section.hub_key.as_deref().filter(|text| !text.is_empty());
+    let hub_key = hub_key.map(PublicKey::from_str).transpose();
+    if hub_key.is_err() {
+        let allowed = "64 hex digits, as `hub-bridge import --keys` shows them";
+        complaints.add_allowed("stick.hub_key", "is not a public key", allowed);
+    }
+    Some(stick::Settings {
+        recipients: complaints.check("stick.recipients", recipients)?,
+        hub_key: hub_key.ok()?,
     })
 }

@@ -46,6 +46,8 @@ pub struct HubConfig {
     pub kafka: Option<KafkaSettings>,
     /// What is logged.
     pub log: LogSettings,
+    /// What is carried by hand.
+    pub import: crate::import::ImportConfig,
 }
 
 /// The hub's broker.

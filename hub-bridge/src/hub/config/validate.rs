@@ -36,6 +36,7 @@ pub(super) fn validate(written: Written, base: &Path, to: &mut Complaints) -> Op
         admin: admin?,
         kafka,
         log,
+        import: written.import.at(base),
     })
 }
 

@@ -18,6 +18,7 @@ pub(super) struct Written {
     pub(super) admin: Admin,
     pub(super) kafka: Kafka,
     pub(super) log: Log,
+    pub(super) import: crate::import::ImportConfig,
 }
 
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
