@@ -15,9 +15,9 @@
 
 pub mod backlog;
 pub mod fake_hub;
-pub mod frame_taker;
 #[cfg(feature = "hub")]
 pub mod fleet;
+pub mod frame_taker;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod mosquitto;
