@@ -219,3 +219,29 @@ fn exit_codes_say_what_happened() {
     assert_eq!(code, Some(1));
     assert!(said.contains("admin.listen"), "{said}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_committed_is_not_acknowledged() {
+    let Some((postgres, mosquitto)) = Postgres::start().zip(Mosquitto::start(KEEPING)) else {
+        return;
+    };
+    let mut receiver = Receiver::start(&postgres, mosquitto.port, "");
+    receiver.ready_with(4);
+    // The batch is in hand, and the database does not let it in.
+    let config = support::hub::config(&postgres, 1, "");
+    let mut holder = hub_bridge::hub::database::connect(&config.database)
+        .await
+        .unwrap();
+    let transaction = holder.transaction().await.unwrap();
+    transaction
+        .batch_execute("LOCK TABLE progress")
+        .await
+        .unwrap();
+    publish(&mosquitto, vec![Message::frame(&frame("v", 1, 1..=100))]).await;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'INSERT INTO progress%'";
+    counts(&postgres, waiting, 1);
+    receiver.kill();
+    transaction.rollback().await.unwrap();
+    receiver.start_again();
+    counts(&postgres, ROWS, 100);
+}

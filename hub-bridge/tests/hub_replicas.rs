@@ -90,3 +90,23 @@ async fn a_standby_takes_over_the_session_and_what_waits_in_it() {
     counts(&postgres, ROWS, 200);
     standby.ready_with(1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_accepts_a_shared_subscription_and_delivers_nothing_is_found_out() {
+    let rules = tempfile::NamedTempFile::new().unwrap();
+    // Whoever subscribes to the probe is let, and gets nothing: as nats-server does with every shared subscription.
+    let allowed = "topic readwrite relay/v1/+/frames\ntopic readwrite relay/v1/+/accounts/+\n\
+                   topic readwrite relay/v1/+/receipts/+\ntopic readwrite villages/#\n\
+                   topic write relay/v1/hub-bridge/probe/#\n";
+    std::fs::write(rules.path(), allowed).unwrap();
+    let broker = format!("{KEEPING}user root\nacl_file {}\n", rules.path().display());
+    let Some((postgres, mosquitto)) = Postgres::start().zip(Mosquitto::start(&broker)) else {
+        return;
+    };
+    let mut receiver = Receiver::start(&postgres, mosquitto.port, "");
+    receiver.ready_with(4);
+    let status = receiver.status().unwrap();
+    assert_eq!(status["broker"]["division"], "partitions");
+    publish(&mosquitto, frames(0, 20)).await;
+    counts(&postgres, ROWS, 200);
+}

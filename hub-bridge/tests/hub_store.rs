@@ -38,8 +38,15 @@ async fn what_comes_twice_is_one_row_also_at_the_same_time() {
     assert_eq!(postgres.psql(STORED), "{[1,151),[200,201)}");
 
     let config = config(&postgres, 1, "");
+    // Both epochs are there: nobody waits for who makes them.
+    for epoch in [2, 3] {
+        let first = batch(epoch, [9999]);
+        store.store_batch(&mut client, &first).await.unwrap();
+    }
+    let together = std::sync::Arc::new(tokio::sync::Barrier::new(4));
     let mut tasks = tokio::task::JoinSet::new();
     for task in 0..4_u64 {
+        let together = std::sync::Arc::clone(&together);
         let mut client = database::connect(&config.database).await.unwrap();
         tasks.spawn(async move {
             let store = hub_bridge::receive::store::Store::default();
@@ -49,6 +56,11 @@ async fn what_comes_twice_is_one_row_also_at_the_same_time() {
                 let mut mixed = batch(2, (1..=100).map(|n| n + step * 50));
                 mixed.extend(batch(3, (1..=100).map(|n| n + step * 50)));
                 mixed.rotate_left(usize::try_from(task).unwrap() * 31);
+                // Of another month each: no primary key sees both.
+                for incoming in &mut mixed {
+                    incoming.reading.at.0 += i64::try_from(task).unwrap() * 31 * 86_400_000;
+                }
+                together.wait().await;
                 let stored = store.store_batch(&mut client, &mixed).await.unwrap();
                 new += stored.new.len();
             }
@@ -58,7 +70,7 @@ async fn what_comes_twice_is_one_row_also_at_the_same_time() {
     assert_eq!(tasks.join_all().await.iter().sum::<usize>(), 2 * 550);
     let rows =
         "SELECT count(*), count(DISTINCT (epoch, sequence)) FROM readings WHERE epoch > '00000001'";
-    assert_eq!(postgres.psql(rows), "1100|1100");
+    assert_eq!(postgres.psql(rows), "1102|1102");
 }
 
 #[tokio::test]
