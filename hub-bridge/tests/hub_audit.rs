@@ -12,13 +12,15 @@ mod support;
 use std::time::Duration;
 
 use hub_bridge::audit::{self, Audit, Outcome};
+use hub_bridge::hub::database;
 use hub_bridge::report;
 use hub_bridge::report::settings::ReportSettings;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use support::fleet::{Relay, Says, Written, absent, arguments};
-use support::hub::store;
+use support::hub::{config, store};
 use support::postgres::Postgres;
+use support::within;
 use tokio_postgres::Client;
 
 fn relay(village: &str, epoch: u32, count: i64) -> Relay {
@@ -453,6 +455,35 @@ async fn silence_dead_letters_clocks_and_counters_are_counted() {
         error.unwrap_err().to_string(),
         "the database knows no village nobody"
     );
+}
+
+#[tokio::test]
+async fn what_limits_a_receivers_statements_does_not_end_an_audit() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let (mut client, store) = store(&postgres).await;
+    let relay = relay("bamenda-01", 1, 10);
+    relay.store(&mut client, &store, |_| true).await;
+    relay.say(&client, &relay.account(10)).await;
+    let settings = config(&postgres, 1, "").database;
+    let other = database::connect(&settings).await.unwrap();
+    client
+        .batch_execute("SET statement_timeout = '500ms'")
+        .await
+        .unwrap();
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+                  AND relation = 'readings_undated'::regclass";
+    let holding = tokio::spawn(async move {
+        let hold = "BEGIN; LOCK TABLE readings_undated; SELECT pg_sleep(1.5); COMMIT";
+        other.batch_execute(hold).await
+    });
+    within(Duration::from_secs(20), "the lock", || async {
+        (postgres.count(locked) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(look(&mut client, "").await.0, Outcome::Fine);
+    holding.await.unwrap().unwrap();
 }
 
 /// `RELAY_TEST_ROWS=1000000` for more of them; prints what it took.
