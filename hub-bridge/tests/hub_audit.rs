@@ -12,13 +12,15 @@ mod support;
 use std::time::Duration;
 
 use hub_bridge::audit::{self, Audit, Outcome};
+use hub_bridge::hub::database;
 use hub_bridge::report;
 use hub_bridge::report::settings::ReportSettings;
 use jiff::{Timestamp, ToSpan as _};
 use serde_json::{Value, json};
 use support::fleet::{Relay, Says, Written, absent, arguments};
-use support::hub::store;
+use support::hub::{config, config_text, store};
 use support::postgres::Postgres;
+use support::within;
 use tokio_postgres::Client;
 
 fn relay(village: &str, epoch: u32, count: i64) -> Relay {
@@ -452,6 +454,89 @@ async fn silence_dead_letters_clocks_and_counters_are_counted() {
     assert_eq!(
         error.unwrap_err().to_string(),
         "the database knows no village nobody"
+    );
+}
+
+#[tokio::test]
+async fn what_limits_a_receivers_statements_does_not_end_an_audit() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let (mut client, store) = store(&postgres).await;
+    let relay = relay("bamenda-01", 1, 10);
+    relay.store(&mut client, &store, |_| true).await;
+    relay.say(&client, &relay.account(10)).await;
+    let settings = config(&postgres, 1, "").database;
+    let other = database::connect(&settings).await.unwrap();
+    client
+        .batch_execute("SET statement_timeout = '500ms'")
+        .await
+        .unwrap();
+    let locked = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+                  AND relation = 'readings_undated'::regclass";
+    let holding = tokio::spawn(async move {
+        let hold = "BEGIN; LOCK TABLE readings_undated; SELECT pg_sleep(1.5); COMMIT";
+        other.batch_execute(hold).await
+    });
+    within(Duration::from_secs(20), "the lock", || async {
+        (postgres.count(locked) == 1).then_some(())
+    })
+    .await;
+    assert_eq!(look(&mut client, "").await.0, Outcome::Fine);
+    holding.await.unwrap().unwrap();
+}
+
+/// Runs the program; its exit status, and what it said.
+fn command(config: &std::path::Path, line: &str) -> (Option<i32>, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_hub-bridge"))
+        .arg("--config")
+        .arg(config)
+        .args(line.split_whitespace())
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[tokio::test]
+async fn a_monitor_is_told_by_the_exit_status() {
+    let Some(mut postgres) = Postgres::start() else {
+        return;
+    };
+    let (mut client, store) = store(&postgres).await;
+    let relay = relay("bamenda-01", 1, 100);
+    relay.store(&mut client, &store, |_| true).await;
+    relay.say(&client, &relay.account(100)).await;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hub.toml");
+    let text = config_text(&postgres, 1, "[report]\ntime_zone = \"UTC\"");
+    std::fs::write(&file, text).unwrap();
+    let (status, said) = command(&file, "audit");
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("everything is proved"), "{said}");
+    let (status, said) = command(
+        &file,
+        "report --from 2026-06-01 --to 2026-06-01 --format csv",
+    );
+    assert_eq!(status, Some(0), "{said}");
+    assert!(
+        said.contains("bamenda-01,2026-06-01,2026-06-01,24,"),
+        "{said}"
+    );
+    assert_eq!(command(&file, "audit --grace soon").0, Some(2));
+    assert_eq!(command(&file, "audit --village nobody").0, Some(1));
+    postgres.psql("DELETE FROM readings WHERE sequence = 7");
+    let (status, said) = command(&file, "audit --format json");
+    assert_eq!(status, Some(3), "{said}");
+    postgres.stop_immediately();
+    let (status, said) = command(&file, "audit");
+    assert_eq!(status, Some(1), "{said}");
+    std::fs::write(&file, "[report]\ntime_zone = \"Mars/Base\"").unwrap();
+    let (status, said) = command(&file, "audit");
+    assert_eq!(status, Some(78), "{said}");
+    assert!(
+        said.contains("hub.toml:2: report.time_zone: \"Mars/Base\" is not a time zone"),
+        "{said}"
     );
 }
 

@@ -1,6 +1,6 @@
-//! The command line: `receive`.
+//! The command line: `receive`, `audit`, `report`.
 //!
-//! Exit codes: 0 done, 1 the work failed, 2 usage, 78 no usable configuration.
+//! Exit codes: 0 done, 1 the work failed, 2 usage, 3 an audit found an alarm, 78 no usable configuration.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,7 +13,9 @@ use tracing::info;
 
 use super::config::{self, HubConfig};
 use super::log;
+use crate::audit::{self, AuditArgs, Outcome};
 use crate::receive;
+use crate::report::{self, ReportArgs};
 
 /// `sysexits.h`: no usable configuration.
 pub const EXIT_CONFIG: u8 = 78;
@@ -38,12 +40,18 @@ struct Cli {
 enum Command {
     /// Take readings from the broker into the database, until told to stop.
     Receive,
+    /// Look whether every reading that was stored in a village is here; exit status 3 is an alarm.
+    Audit(AuditArgs),
+    /// Generation and consumption, completeness and trend, by day, week or month.
+    Report(ReportArgs),
 }
 
 /// How a command ended.
 enum Ended {
     /// 0.
     Done,
+    /// 3: an audit found an alarm.
+    Alarm,
     /// 78: the configuration cannot be used, and the reasons were printed.
     NoConfig,
 }
@@ -55,11 +63,24 @@ pub fn main() -> ExitCode {
         Command::Receive => with_config(&cli.config, |config| async {
             let stop = CancellationToken::new();
             stop_at_signals(&stop)?;
-            receive::run(config, stop).await
+            receive::run(config, stop).await?;
+            Ok(Ended::Done)
+        }),
+        Command::Audit(args) => with_config(&cli.config, |config| async move {
+            let outcome = audit::command(&config.database, &config.report, args).await?;
+            Ok(match outcome {
+                Outcome::Fine => Ended::Done,
+                Outcome::Alarm => Ended::Alarm,
+            })
+        }),
+        Command::Report(args) => with_config(&cli.config, |config| async move {
+            report::command(&config.database, &config.report, args).await?;
+            Ok(Ended::Done)
         }),
     };
     match ended {
         Ok(Ended::Done) => ExitCode::SUCCESS,
+        Ok(Ended::Alarm) => ExitCode::from(Outcome::Alarm.exit_code()),
         Ok(Ended::NoConfig) => ExitCode::from(EXIT_CONFIG),
         Err(error) => {
             eprintln!("hub-bridge: {error:#}");
@@ -69,7 +90,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Loads the configuration, begins to log, and runs `work` to its end.
-fn with_config<W: Future<Output = anyhow::Result<()>>>(
+fn with_config<W: Future<Output = anyhow::Result<Ended>>>(
     file: &Path,
     work: impl FnOnce(HubConfig) -> W,
 ) -> anyhow::Result<Ended> {
@@ -82,8 +103,7 @@ fn with_config<W: Future<Output = anyhow::Result<()>>>(
     };
     log::start(&config.log);
     let runtime = tokio::runtime::Runtime::new().context("no runtime")?;
-    runtime.block_on(work(config))?;
-    Ok(Ended::Done)
+    runtime.block_on(work(config))
 }
 
 /// SIGTERM and SIGINT stop gracefully, the second one at once.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 pub use load::ENVIRONMENT_PREFIX;
 pub use problem::{ConfigError, Origin, Problem};
 
+use crate::report::settings::ReportSettings;
 use crate::settings::{HubSettings, TopicTemplate};
 use problem::Complaints;
 
@@ -44,6 +45,8 @@ pub struct HubConfig {
     pub admin: Option<SocketAddr>,
     /// The second sink; `None`: there is none.
     pub kafka: Option<KafkaSettings>,
+    /// What reports, and the meters' part of an audit, go by.
+    pub report: ReportSettings,
     /// What is logged.
     pub log: LogSettings,
     /// What is carried by hand.

@@ -35,6 +35,7 @@ pub(super) fn validate(written: Written, base: &Path, to: &mut Complaints) -> Op
         mapping,
         admin: admin?,
         kafka,
+        report: written.report,
         log,
         import: written.import.at(base),
     })

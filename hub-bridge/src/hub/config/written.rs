@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::LogFormat;
+use crate::report::settings::ReportSettings;
 use crate::settings::ProtocolChoice;
 
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -17,6 +18,7 @@ pub(super) struct Written {
     pub(super) mapping: Mapping,
     pub(super) admin: Admin,
     pub(super) kafka: Kafka,
+    pub(super) report: ReportSettings,
     pub(super) log: Log,
     pub(super) import: crate::import::ImportConfig,
 }
