@@ -39,4 +39,5 @@ pub mod stick;
 pub mod store;
 pub mod supervisor;
 pub mod tls;
+pub mod traffic_book;
 pub mod users;

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use hub_bridge::clock::{Clock, ClockQuality};
+use hub_bridge::status::{LimitedBy, UplinkStatus};
 use hub_bridge::uplink::UplinkState;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text};
@@ -214,6 +215,7 @@ fn uplink(admin: &Admin) -> Vec<Sample> {
             counters.connects,
         ),
     ];
+    samples.extend(traffic(&status));
     if let Some(age) = status.last_progress_age_s {
         samples.push(gauge(
             "uplink_last_progress_age_seconds",
@@ -227,6 +229,53 @@ fn uplink(admin: &Admin) -> Vec<Sample> {
             "The shortest round trip of late",
             trip,
         ));
+    }
+    samples
+}
+
+fn traffic(status: &UplinkStatus) -> Vec<Sample> {
+    let budget = &status.budget;
+    let direction = |name: &str| Some(("direction", name.to_owned()));
+    let limited = [
+        LimitedBy::Link,
+        LimitedBy::ReceiveMaximum,
+        LimitedBy::Storage,
+        LimitedBy::Suspect,
+        LimitedBy::Window,
+        LimitedBy::RateLimit,
+        LimitedBy::Budget,
+    ];
+    let mut samples = vec![
+        Sample {
+            name: "uplink_month_bytes",
+            help: "Bytes that crossed this month, headers included",
+            kind: Kind::Gauge,
+            values: vec![
+                (direction("sent"), float(budget.sent_bytes)),
+                (direction("received"), float(budget.received_bytes)),
+            ],
+        },
+        gauge(
+            "uplink_month_estimated_bytes",
+            "Of them, what is an estimate: headers, handshakes, acknowledgements",
+            float(budget.estimated_bytes),
+        ),
+        Sample {
+            name: "uplink_limited_by",
+            help: "1 for what keeps readings from going faster",
+            kind: Kind::Gauge,
+            values: limited
+                .iter()
+                .map(|by| {
+                    let label = ("by", by.as_str().to_owned());
+                    (Some(label), flag(*by == status.limited_by))
+                })
+                .collect(),
+        },
+    ];
+    if let Some(limit) = budget.budget_bytes {
+        let help = "uplink.monthly_budget";
+        samples.push(gauge("uplink_budget_bytes", help, float(limit)));
     }
     samples
 }

@@ -3,10 +3,20 @@
 use fuzz_harness::Target;
 
 /// All of them.
-pub const TARGETS: &[Target] = &[Target {
-    name: "hub",
-    run: crate::connection::fuzzing::hub,
-}];
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "hub",
+        run: crate::connection::fuzzing::hub,
+    },
+    Target {
+        name: "uplink_frame",
+        run: crate::wire::frame::fuzzing::uplink_frame,
+    },
+    Target {
+        name: "receipts",
+        run: crate::wire::fuzzing::receipts,
+    },
+];
 
 #[cfg(test)]
 mod tests {
@@ -16,9 +26,24 @@ mod tests {
     #[global_allocator]
     static COUNTING: fuzz_harness::Counting = fuzz_harness::Counting;
 
+    fn replay(name: &str) {
+        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+        let target = super::TARGETS.iter().find(|target| target.name == name);
+        target.unwrap().replay(&fuzz);
+    }
+
     #[test]
     fn hub() {
-        let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
-        super::TARGETS[0].replay(&fuzz);
+        replay("hub");
+    }
+
+    #[test]
+    fn uplink_frame() {
+        replay("uplink_frame");
+    }
+
+    #[test]
+    fn receipts() {
+        replay("receipts");
     }
 }

@@ -5,10 +5,12 @@
 //! connection, `pace` says when it may leave, `packet` makes the PUBLISH, `connection` sends it, `inflight`
 //! finds it again when the PUBACK comes, `link/confirms` tells the backlog.
 //!
-//! What decides is pure and knows no sockets: [`uplink`] (states), [`backoff`], [`window`] and [`drain`] (when),
-//! `version` (MQTT 5 or 3.1.1), `suspect` (the reading that the hub never takes), [`classify`] (errors).
+//! What decides is pure and knows no sockets: [`uplink`] (states), [`backoff`], [`window`], [`drain`] and [`policy`] (when),
+//! [`traffic`] (how much), `version` (MQTT 5 or 3.1.1), `suspect` (the reading that the hub never takes), [`classify`] (errors).
 //! Invariant: a reading is confirmed only by a PUBACK for it on the connection that carried it.
 
+#[cfg(feature = "hub")]
+pub mod audit;
 pub mod backlog;
 pub mod backoff;
 pub mod bridge;
@@ -32,11 +34,15 @@ mod link;
 pub mod pace;
 mod packet;
 pub mod platform;
+pub mod policy;
 pub mod probe;
 pub mod ranges;
+mod rate;
 pub mod reading;
 #[cfg(feature = "hub")]
 pub mod receive;
+#[cfg(feature = "hub")]
+pub mod report;
 mod retained;
 pub mod secret;
 pub mod settings;
@@ -44,6 +50,7 @@ pub mod status;
 pub mod stick;
 mod suspect;
 pub mod topic;
+pub mod traffic;
 pub mod uplink;
 pub mod version;
 pub mod window;

@@ -1,3 +1,7 @@
 //! The hub's side: see `hub-bridge --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hub_bridge::hub::cli::main()
+}

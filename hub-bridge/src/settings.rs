@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::hub_url::{HubUrl, InvalidHubUrl};
 use crate::identity::VillageId;
+pub use crate::policy::{AtBudget, DaySpan, Forward, InvalidDaySpan, PolicySettings};
 pub use crate::secret::Secret;
 pub use crate::topic::{InvalidTopicTemplate, TopicTemplate};
 pub use crate::window::{InvalidTimeOfDay, TimeOfDay};
@@ -27,6 +28,8 @@ pub struct BridgeSettings {
     pub drain: DrainSettings,
     /// How long to wait after a failure.
     pub retry: RetrySettings,
+    /// When, how fast and how much.
+    pub policy: PolicySettings,
 }
 
 /// The hub's broker and how to speak with it.
@@ -261,6 +264,7 @@ impl BridgeSettings {
             batch: BatchSettings::default(),
             drain: DrainSettings::default(),
             retry: RetrySettings::default(),
+            policy: PolicySettings::default(),
         }
     }
 
@@ -271,6 +275,7 @@ impl BridgeSettings {
         self.batch.check(&mut found);
         self.drain.check(&mut found);
         self.retry.check(&mut found);
+        self.policy.check(&self.drain, &mut found);
         found
     }
 }

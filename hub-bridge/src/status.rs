@@ -9,6 +9,9 @@ use serde::Serialize;
 use crate::classify::ErrorClass;
 use crate::clock::UnixMillis;
 use crate::drain::DrainRecord;
+use crate::policy::{Forward, Held, Permit, Scope};
+use crate::traffic::Month;
+use crate::traffic::budget::BudgetState;
 use crate::uplink::UplinkState;
 use crate::version::Version;
 
@@ -29,6 +32,12 @@ pub enum LimitedBy {
     Receipt,
     /// One reading at a time goes over, to find the one that the hub never takes.
     Suspect,
+    /// `uplink.forward`: what waits goes when the next window opens.
+    Window,
+    /// `uplink.rate_limit`.
+    RateLimit,
+    /// `uplink.monthly_budget` is used up.
+    Budget,
 }
 
 impl LimitedBy {
@@ -41,6 +50,9 @@ impl LimitedBy {
             Self::Storage => "storage",
             Self::Receipt => "receipt",
             Self::Suspect => "suspect",
+            Self::Window => "window",
+            Self::RateLimit => "rate_limit",
+            Self::Budget => "budget",
         }
     }
 }
@@ -75,8 +87,63 @@ pub struct ShownFailure {
     pub at: UnixMillis,
 }
 
+/// What may cross, as shown.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct PolicyStatus {
+    /// `uplink.forward`.
+    pub forward: Forward,
+    /// What may cross now, and how fast.
+    #[serde(flatten)]
+    pub permit: Permit,
+    /// Whether a window is open; `None` without a trusted clock.
+    pub window_open: Option<bool>,
+    /// When the one that is open closes.
+    pub window_closes: Option<UnixMillis>,
+    /// When the next one opens; `None` where there is none, or no trusted clock to say.
+    pub window_opens: Option<UnixMillis>,
+}
+
+/// What crossed this month, as shown: both directions, headers included.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct BudgetStatus {
+    /// How near its end is.
+    pub state: BudgetState,
+    /// The month that is counted in; `None` before a trusted clock named one.
+    pub month: Option<Month>,
+    /// When it ends.
+    pub month_ends: Option<UnixMillis>,
+    /// `uplink.monthly_budget`; `None`: there is none.
+    pub budget_bytes: Option<u64>,
+    /// Bytes that crossed in it.
+    pub used_bytes: u64,
+    /// Of them, what left.
+    pub sent_bytes: u64,
+    /// Of them, what came.
+    pub received_bytes: u64,
+    /// Of them, what is an estimate: headers, acknowledgements, handshakes, names.
+    pub estimated_bytes: u64,
+    /// Bytes of the months before, as far as they are kept.
+    pub months: BTreeMap<Month, u64>,
+}
+
+impl Default for BudgetStatus {
+    fn default() -> Self {
+        Self {
+            state: BudgetState::Unlimited,
+            month: None,
+            month_ends: None,
+            budget_bytes: None,
+            used_bytes: 0,
+            sent_bytes: 0,
+            received_bytes: 0,
+            estimated_bytes: 0,
+            months: BTreeMap::new(),
+        }
+    }
+}
+
 /// The uplink as it is now.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct UplinkStatus {
     /// The state.
     pub state: UplinkState,
@@ -108,6 +175,10 @@ pub struct UplinkStatus {
     pub drain: Option<DrainRecord>,
     /// When the next nightly drain begins; `None` where there is none, or no trusted clock to say.
     pub next_drain: Option<UnixMillis>,
+    /// What may cross.
+    pub policy: PolicyStatus,
+    /// What crossed this month.
+    pub budget: BudgetStatus,
 }
 
 /// What the parts of the bridge write and [`UplinkStatus`] is made of.
@@ -129,6 +200,19 @@ pub(crate) struct Board {
     pub(crate) unconfirmed: (u64, u64),
     pub(crate) drain: Option<DrainRecord>,
     pub(crate) next_drain: Option<UnixMillis>,
+    pub(crate) policy: PolicyStatus,
+    pub(crate) budget: BudgetStatus,
+}
+
+impl Board {
+    /// Without a link, what keeps it from being there.
+    fn limited_by(&self) -> LimitedBy {
+        match (self.policy.permit.scope, self.policy.permit.held_by) {
+            (Scope::Nothing, Some(Held::Window)) => LimitedBy::Window,
+            (Scope::Nothing, Some(Held::Budget)) => LimitedBy::Budget,
+            _ => self.limited_by,
+        }
+    }
 }
 
 /// The board that is shared. Locked for a moment at a time, never over an `await`.
@@ -144,7 +228,7 @@ impl StatusBoard {
     pub(crate) fn snapshot(&self, now: Duration) -> UplinkStatus {
         self.update(|board| UplinkStatus {
             state: board.state,
-            limited_by: board.limited_by,
+            limited_by: board.limited_by(),
             last_progress_age_s: board
                 .progress_at
                 .map(|at| now.saturating_sub(at).as_secs_f64()),
@@ -162,6 +246,8 @@ impl StatusBoard {
             counters: board.counters.clone(),
             drain: board.drain.clone(),
             next_drain: board.next_drain,
+            policy: board.policy.clone(),
+            budget: board.budget.clone(),
         })
     }
 }

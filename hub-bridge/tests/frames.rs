@@ -12,8 +12,8 @@ use hub_bridge::backlog::Mark;
 use hub_bridge::settings::{BridgeSettings, Confirm, Format, ProtocolChoice};
 use support::backlog::MemoryBacklog;
 use support::fake_hub::{Answer, FakeHub, accept};
+use support::frame_taker::Receiver;
 use support::mosquitto::Mosquitto;
-use support::receiver::Receiver;
 use support::thin_link::ThinLink;
 use support::village::{Village, settings};
 use support::within;
@@ -53,7 +53,8 @@ fn fill(backlog: &MemoryBacklog, meters: u64, count: u64) {
 }
 
 fn holds_all(receiver: &Receiver, count: u64) -> bool {
-    receiver.stored.lock().unwrap().readings.len() as u64 == count
+    let stored = receiver.stored.lock();
+    stored.is_ok_and(|stored| stored.readings.len() as u64 == count)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,10 +292,11 @@ async fn figure_frames_over_the_village_link() {
     let seconds = began.elapsed().as_secs_f64();
     let up = link.up_bytes.load(Ordering::Relaxed);
     let stored = receiver.stored.lock().unwrap();
+    #[allow(clippy::cast_precision_loss)] // some megabytes
+    let up_each = up as f64 / f64::from(count);
     println!(
-        "{count} readings in {seconds:.1} s: {:.0} a second, {:.2} bytes up each",
+        "{count} readings in {seconds:.1} s: {:.0} a second, {up_each:.2} bytes up each",
         f64::from(count) / seconds,
-        up as f64 / f64::from(count)
     );
     println!(
         "frames of {:?}; {:?}",

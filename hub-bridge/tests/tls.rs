@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use hub_bridge::classify::ErrorClass;
@@ -14,6 +15,7 @@ use hub_bridge::secret::Secret;
 use hub_bridge::settings::{BridgeSettings, ProtocolChoice};
 use support::backlog::MemoryBacklog;
 use support::mosquitto::Mosquitto;
+use support::thin_link::ThinLink;
 use support::village::{Village, settings};
 use support::within;
 
@@ -72,6 +74,31 @@ async fn readings_cross_over_tls_even_from_1970() {
     backlog.fill(3, 200, 100);
     village.drained(SOON).await;
     assert_eq!(backlog.confirmed(), 200);
+    village.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tls_adds_is_counted_byte_for_byte() {
+    let pki = Pki::new();
+    let Some(hub) = pki.hub() else { return };
+    let link = ThinLink::start(hub.port, 1e8, Duration::from_millis(2)).await;
+    let backlog = MemoryBacklog::new("v");
+    backlog.fill(3, 200, 100);
+    let village = Village::start(pki.settings(link.port), backlog.clone());
+    village.drained(SOON).await;
+    let crossed = || {
+        let (up, down) = (&link.up_bytes, &link.down_bytes);
+        up.load(Ordering::Relaxed) + down.load(Ordering::Relaxed)
+    };
+    let counted = || {
+        let budget = village.handle.status().budget;
+        budget.used_bytes - budget.estimated_bytes
+    };
+    let plain = 200 * 150;
+    within(SOON, "every byte is counted", || async {
+        (counted() == crossed() && crossed() > plain).then_some(())
+    })
+    .await;
     village.stop().await;
 }
 

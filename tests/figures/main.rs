@@ -1,6 +1,6 @@
 //! Prints the figures of `docs/performance.md`, each beside what it is compared with, in one run.
 //!
-//! `cargo run --release -p relay-tests --bin figures -- compare|drain|memory|thin|flapping [key=value …]`
+//! `cargo run --release -p relay-tests --bin figures -- compare|drain|memory|thin|flapping|frames [key=value …]`
 //! after `cargo build --release -p edge-relay`.
 
 mod arrivals;
@@ -9,6 +9,7 @@ mod compare;
 mod cpu;
 mod drain;
 mod floor;
+mod frames;
 mod least_hub;
 mod links;
 mod load;
@@ -52,13 +53,14 @@ fn main() -> Result<()> {
         "drain" => drain::run(&arguments),
         "thin" => links::thin(&arguments),
         "flapping" => links::flapping(&arguments),
+        "frames" => frames::run(&arguments),
         "memory" => memory::run(&arguments),
         // What `compare` starts, not a figure.
         "floor-server" => floor::serve(
             arguments.text("listen").context("listen=")?.parse()?,
             arguments.text("log").context("log=")?.as_ref(),
         ),
-        _ => bail!("which figure? compare, drain, memory, thin, flapping"),
+        _ => bail!("which figure? compare, drain, memory, thin, flapping, frames"),
     }
 }
 

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod raw;
 pub mod relay;
 pub mod replay;
+pub mod sample;
 pub mod wait;
 
 pub use clock::Clock;

@@ -1,6 +1,8 @@
 //! What a person has to act on, in words.
 
 use hub_bridge::drain::{DrainLog, DrainOutcome};
+use hub_bridge::status::{LimitedBy, UplinkStatus};
+use hub_bridge::traffic::budget::BudgetState;
 
 use super::Admin;
 use crate::store::{Stats, StoreHealth};
@@ -47,9 +49,31 @@ pub(super) fn alarms(admin: &Admin, stats: &Stats) -> Vec<String> {
     alarms
 }
 
+/// What is left of the month's bytes.
+fn budget(uplink: &UplinkStatus) -> Option<String> {
+    let budget = &uplink.budget;
+    let words = match budget.state {
+        BudgetState::Unlimited | BudgetState::Within => return None,
+        BudgetState::Alarm => "runs out",
+        BudgetState::Reached if uplink.limited_by == LimitedBy::Budget => {
+            "is used up, and only drains go on"
+        }
+        BudgetState::Reached => "is used up",
+    };
+    let month = budget
+        .month
+        .map_or_else(String::new, |m| format!(" of {m}"));
+    let of = budget.budget_bytes.unwrap_or_default();
+    Some(format!(
+        "uplink: the budget{month} {words}: {} of uplink.monthly_budget = {of} bytes",
+        budget.used_bytes
+    ))
+}
+
 fn uplink(admin: &Admin, alarms: &mut Vec<String>) {
     let uplink = admin.uplink.status();
-    if let Some(error) = uplink.error.filter(|error| error.class.needs_a_change()) {
+    let error = uplink.error.as_ref();
+    if let Some(error) = error.filter(|error| error.class.needs_a_change()) {
         alarms.push(format!("uplink: {}: {}", error.class, error.detail));
     }
     if uplink.counters.no_subscriber > 0 {
@@ -58,6 +82,7 @@ fn uplink(admin: &Admin, alarms: &mut Vec<String>) {
             uplink.counters.no_subscriber
         ));
     }
+    alarms.extend(budget(&uplink));
     if uplink.identity == Some(false) {
         alarms.push("hub: speaks MQTT 3.1.1 only, readings carry no identity".to_owned());
     }
@@ -67,5 +92,36 @@ fn uplink(admin: &Admin, alarms: &mut Vec<String>) {
         .is_some_and(|last| last.outcome == Some(DrainOutcome::Failed))
     {
         alarms.push("drain: the last one failed".to_owned());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hub_bridge::status::BudgetStatus;
+
+    use super::*;
+
+    #[test]
+    fn the_alarm_of_the_budget_says_what_is_left_and_what_follows() {
+        let mut uplink = UplinkStatus {
+            budget: BudgetStatus {
+                state: BudgetState::Within,
+                month: Some("2026-11".parse().unwrap()),
+                budget_bytes: Some(1000),
+                used_bytes: 810,
+                ..BudgetStatus::default()
+            },
+            ..UplinkStatus::default()
+        };
+        assert_eq!(budget(&uplink), None);
+        uplink.budget.state = BudgetState::Alarm;
+        let words = budget(&uplink).unwrap();
+        for part in ["2026-11", "runs out", "810", "1000"] {
+            assert!(words.contains(part), "{words}");
+        }
+        uplink.budget.state = BudgetState::Reached;
+        assert!(!budget(&uplink).unwrap().contains("drains"));
+        uplink.limited_by = LimitedBy::Budget;
+        assert!(budget(&uplink).unwrap().contains("only drains"));
     }
 }

@@ -208,6 +208,7 @@ async fn relay(dir: &Path) -> Admin {
         clock: clock.clone(),
         drain_log: drains.clone(),
         time_floor: TimeFloor::new(None),
+        traffic_book: Arc::new(hub_bridge::traffic::NoBook),
         platform: Platform::default(),
     };
     let (_, uplink) = Bridge::new(settings.bridge.clone(), parts).unwrap();

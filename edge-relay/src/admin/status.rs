@@ -97,6 +97,12 @@ fn store(admin: &Admin, stats: &Stats) -> Value {
     })
 }
 
+/// What of the uplink's parts is a time.
+const VILLAGE_TIMES: [(&str, &[&str]); 2] = [
+    ("policy", &["window_opens", "window_closes"]),
+    ("budget", &["month_ends"]),
+];
+
 fn uplink(admin: &Admin) -> Value {
     let status = admin.uplink.status();
     let hub = admin.live.settings().bridge.hub.url.to_string();
@@ -107,6 +113,15 @@ fn uplink(admin: &Admin) -> Value {
         let last_error = fields.remove("error").unwrap_or(Value::Null);
         fields.insert("last_error".to_owned(), last_error);
         fields.insert("hub".to_owned(), Value::from(hub));
+        let zone = admin.live.settings().bridge.drain.time_zone;
+        for (part, times) in VILLAGE_TIMES {
+            let part = fields.get_mut(part).and_then(Value::as_object_mut);
+            for (name, time) in part.into_iter().flatten() {
+                if let (true, Some(at)) = (times.contains(&name.as_str()), time.as_i64()) {
+                    *time = Value::from(village_time(UnixMillis(at), &zone));
+                }
+            }
+        }
     }
     value
 }

@@ -65,6 +65,27 @@ fn size(status: &Value, path: &str) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
 
+/// What crossed this month, and what the policy holds back.
+fn traffic(status: &Value) -> String {
+    let budget = match at(status, "uplink.budget.budget_bytes") {
+        Value::Null => String::new(),
+        _ => format!(" of {}", size(status, "uplink.budget.budget_bytes")),
+    };
+    let window = match at(status, "uplink.policy.held_by").as_str() {
+        Some("window") => format!(
+            ", what waits goes at {}",
+            text(status, "uplink.policy.window_opens")
+        ),
+        Some("budget") => ", the budget is used up".to_owned(),
+        _ => String::new(),
+    };
+    format!(
+        "{}{budget} in {}{window}",
+        size(status, "uplink.budget.used_bytes"),
+        text(status, "uplink.budget.month"),
+    )
+}
+
 /// Lines for a person, what is wrong first.
 fn in_words(status: &Value) -> String {
     let mut lines = String::new();
@@ -110,6 +131,7 @@ fn in_words(status: &Value) -> String {
             format!("last error: {} {}", part("class"), part("detail")),
         );
     }
+    line("traffic", traffic(status));
     line(
         "drain",
         format!(
@@ -176,6 +198,8 @@ mod tests {
             "backlog": {"readings": 12345, "bytes": 3_000_000, "oldest_age_s": 3723.4, "next_sequence": 99},
             "store": {"health": {"state": "alarm"}},
             "uplink": {"state": "backing_off", "limited_by": null, "last_progress_age_s": 61.0,
+                "policy": {"held_by": "window", "window_opens": "2026-11-22T12:00:00+01:00"},
+                "budget": {"used_bytes": 83_886_080, "budget_bytes": 1_073_741_824_u64, "month": "2026-11"},
                 "hub": "mqtt://hub:1883", "last_error": {"class": "dns", "detail": "no such host"}},
             "drain": {"at": "02:00", "next": "2026-11-22T02:04:11+01:00", "last": null},
             "mqtt": {"connections": 4},
@@ -190,6 +214,7 @@ mod tests {
             "2.9 MiB",
             "1h 2m 3s",
             "backing_off",
+            "80.0 MiB of 1.0 GiB in 2026-11, what waits goes at 2026-11-22T12:00",
             "dns no such host",
             "not synchronised",
             "broker.toml:3",

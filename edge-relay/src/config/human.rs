@@ -122,6 +122,83 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// A rate of bytes, written as links are sold: `"64 kbit/s"`, `"1 Mbit/s"`, or `"8 kB/s"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Bytes a second, rounded up.
+    pub bytes_per_s: u64,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const UNITS: [(&str, u64); 6] = [
+            ("kbit/s", 1_000),
+            ("Mbit/s", 1_000_000),
+            ("bit/s", 1),
+            ("kB/s", 8_000),
+            ("MB/s", 8_000_000),
+            ("B/s", 8),
+        ];
+        let trimmed = text.trim();
+        let bits = UNITS.iter().find_map(|(unit, factor)| {
+            let number = trimmed.strip_suffix(unit)?.trim_end();
+            number.parse::<u64>().ok()?.checked_mul(*factor)
+        });
+        let wrong = || format!("{text:?} is not a rate such as \"64 kbit/s\" or \"1 Mbit/s\"");
+        let bytes_per_s = bits.ok_or_else(wrong)?.div_ceil(8);
+        Ok(Self { bytes_per_s })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.bytes_per_s.saturating_mul(8);
+        if bits != 0 && bits % 1_000_000 == 0 {
+            write!(f, "{} Mbit/s", bits / 1_000_000)
+        } else if bits != 0 && bits % 1_000 == 0 {
+            write!(f, "{} kbit/s", bits / 1_000)
+        } else {
+            write!(f, "{bits} bit/s")
+        }
+    }
+}
+
+/// A limit that there may not be: `"none"`, or a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit<T>(pub Option<T>);
+
+impl<T: FromStr<Err = String>> FromStr for Limit<T> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.trim() == "none" {
+            return Ok(Self(None));
+        }
+        let value = text
+            .parse()
+            .map_err(|error| format!("{error}, nor \"none\""))?;
+        Ok(Self(Some(value)))
+    }
+}
+
+impl<T: fmt::Display> Serialize for Limit<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.0 {
+            Some(value) => serializer.collect_str(value),
+            None => serializer.serialize_str("none"),
+        }
+    }
+}
+
+impl<'de, T: FromStr<Err = String>> Deserialize<'de> for Limit<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// A list of texts; from the environment, where there are no lists, separated by commas.
 pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct ListVisitor;
@@ -194,6 +271,39 @@ mod tests {
         for text in ["", "KiB", "12 parsecs", "-1"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn rates_as_links_are_sold() {
+        for (text, bytes_per_s) in [
+            ("64 kbit/s", 8000),
+            ("1Mbit/s", 125_000),
+            ("100 bit/s", 13),
+            ("8 kB/s", 8000),
+            ("500 B/s", 500),
+        ] {
+            let rate = Rate { bytes_per_s };
+            assert_eq!(text.parse(), Ok(rate), "{text}");
+            assert_eq!(rate.to_string().parse(), Ok(rate), "{rate}");
+        }
+        for text in [
+            "",
+            "64",
+            "64 kbit",
+            "-1 kbit/s",
+            "1.5 Mbit/s",
+            "99999999999999999 MB/s",
+        ] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_limit_is_a_value_or_none() {
+        assert_eq!("none".parse(), Ok(Limit::<Size>(None)));
+        assert_eq!("2 GB".parse(), Ok(Limit(Some(Size(2_000_000_000)))));
+        let refused = "much".parse::<Limit<Size>>().unwrap_err();
+        assert!(refused.contains("none"), "{refused}");
     }
 
     #[test]

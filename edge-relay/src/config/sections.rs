@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::human::{Size, Span, list};
+use super::human::{Limit, Rate, Size, Span, list};
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -24,6 +24,8 @@ pub struct Config {
     pub batch: Batch,
     /// The full drain.
     pub drain: Drain,
+    /// When, how fast and how much.
+    pub uplink: Uplink,
     /// What waits for the hub.
     pub backlog: Backlog,
     /// Health, status, metrics, drain trigger.
@@ -45,6 +47,7 @@ impl Default for Config {
             hub: Hub::default(),
             batch: Batch::default(),
             drain: Drain::default(),
+            uplink: Uplink::default(),
             backlog: Backlog::default(),
             admin: Admin::default(),
             log: Log::default(),
@@ -286,6 +289,41 @@ impl Default for Drain {
             attempt_timeout: Span::seconds(15),
             attempt_wait: Span::seconds(10),
             untrusted_interval: Span::seconds(86_400),
+        }
+    }
+}
+
+/// `[uplink]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Uplink {
+    /// `always`, `windows` or `live-first`.
+    pub forward: String,
+    /// Windows beside the nightly drain's, village time.
+    #[serde(deserialize_with = "list")]
+    pub windows: Vec<String>,
+    /// `none`, or what may leave a second outside windows and drains.
+    pub rate_limit: Limit<Rate>,
+    /// `none`, or what may cross in a month.
+    pub monthly_budget: Limit<Size>,
+    /// The share of the budget at which the alarm begins.
+    pub budget_alarm_at: f64,
+    /// `drain-only` or `go-on`.
+    pub at_budget: String,
+    /// The day on which the month of the bill begins.
+    pub month_begins: u8,
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            forward: "always".to_owned(),
+            windows: Vec::new(),
+            rate_limit: Limit(None),
+            monthly_budget: Limit(None),
+            budget_alarm_at: 0.8,
+            at_budget: "drain-only".to_owned(),
+            month_begins: 1,
         }
     }
 }

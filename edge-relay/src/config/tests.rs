@@ -155,18 +155,16 @@ fn the_village_is_required() {
 }
 
 #[test]
-fn what_this_version_does_not_have_is_refused_by_name() {
-    for (line, key, has) in [
-        ("hub.format = \"batch\"", "hub.format", "plain"),
-        ("hub.confirm = \"receipt\"", "hub.confirm", "puback"),
-    ] {
-        let (found, at, reason) = problem(&local(line));
-        assert_eq!((found.as_str(), at), (key, Some(3)));
-        assert!(
-            reason.contains("not available in this version") && reason.contains(has),
-            "{reason}"
-        );
-    }
+fn plain_readings_in_311_cannot_be_receipted() {
+    let (key, _, reason) = problem(&local(
+        "hub.confirm = \"receipt\"\nhub.protocol = \"3.1.1\"",
+    ));
+    assert_eq!(key, "hub.confirm");
+    assert!(reason.contains("no identity"), "{reason}");
+    let frames =
+        local("hub.confirm = \"receipt\"\nhub.protocol = \"3.1.1\"\nhub.format = \"batch\"");
+    let accepted = at("broker.toml", &frames, &[]).unwrap().settings;
+    assert_eq!(accepted.store.confirm, hub_bridge::backlog::Mark::Stored);
 }
 
 #[test]

@@ -30,6 +30,7 @@ use crate::listener::{self, ListenError, Listener};
 use crate::logs::LogHandle;
 use crate::store::{OpenReport, Store};
 use crate::supervisor;
+use crate::traffic_book::KeptTraffic;
 
 use apply::Targets;
 use vital::Vital;
@@ -161,6 +162,7 @@ fn make_bridge(
         clock: clock.clone(),
         drain_log: drains.clone(),
         time_floor: time_floor.clone(),
+        traffic_book: Arc::new(KeptTraffic::new(&settings.data_dir)),
         platform: hub_bridge::platform::Platform::default(),
     };
     let (bridge, handle) = Bridge::new(settings.bridge.clone(), parts).map_err(|problems| {

@@ -86,6 +86,7 @@ impl Bridge {
             counted_before,
         });
         self.drain_may_be_done().await;
+        self.police();
         self.step(Event::Hurry);
         DrainJob::new(job, false)
     }
@@ -136,6 +137,8 @@ impl Bridge {
         self.drive_attempts().await;
         // A drain may also be done because readings were put aside, or confirmed by a link that ended.
         self.drain_may_be_done().await;
+        self.police();
+        self.keep_usage(false).await;
     }
 
     async fn begin_if_due(&mut self) {
@@ -233,6 +236,7 @@ impl Bridge {
         drain.record.send_replace(record);
         let shown = self.shown();
         self.parts.board.update(|board| board.state = shown);
+        self.police();
     }
 
     async fn epochs(&self) -> Option<Vec<EpochState>> {
@@ -241,7 +245,7 @@ impl Bridge {
     }
 
     /// Runs what may block on the disk off the async threads. `None` where it crashed.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {

@@ -5,6 +5,7 @@
 
 mod draining;
 mod handle;
+mod policing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +24,7 @@ use crate::link::{self, LinkEnd, LinkEvent, LinkParts, Memory};
 use crate::platform::Platform;
 use crate::settings::{BridgeSettings, SettingsProblem};
 use crate::status::{ShownFailure, StatusBoard};
+use crate::traffic::TrafficBook;
 use crate::uplink::{Action, Event, Phase, Uplink, UplinkState};
 use crate::version::{Accepted, Versions};
 use crate::window::{LastRun, Schedule};
@@ -30,6 +32,7 @@ use crate::window::{LastRun, Schedule};
 use draining::RunningDrain;
 use handle::Command;
 pub use handle::{ApplyError, BridgeGone, BridgeHandle};
+use policing::Policing;
 
 /// How often drains and schedules are looked at.
 const TICK: Duration = Duration::from_millis(250);
@@ -46,6 +49,8 @@ pub struct BridgeParts {
     pub drain_log: Arc<dyn DrainLog>,
     /// The latest time known to be good, for certificates.
     pub time_floor: TimeFloor,
+    /// Where the bytes of each month are kept.
+    pub traffic_book: Arc<dyn TrafficBook>,
     /// Sockets, threads and chance.
     pub platform: Platform,
 }
@@ -60,6 +65,7 @@ pub struct Bridge {
     /// The failure that was last said aloud, and when.
     failure_said: Option<(ErrorClass, Duration)>,
     schedule: Option<Schedule>,
+    policing: Policing,
     last_run: LastRun,
     drain: Option<RunningDrain>,
     drains_begun: u64,
@@ -93,13 +99,16 @@ impl Bridge {
         let versions = Versions::new(settings.hub.protocol);
         let schedule = Schedule::new(&settings.drain, &settings.village);
         let memory = Memory::new(settings.hub.in_flight_bytes_max);
+        let (policing, policed) = Policing::new(&settings, parts.traffic_book);
+        let platform = policed.metered(parts.platform);
         let bridge = Self {
             parts: LinkParts {
                 settings: Arc::new(settings),
                 backlog: parts.backlog,
                 clock: parts.clock,
                 time_floor: parts.time_floor,
-                platform: parts.platform,
+                platform,
+                policed,
                 board,
                 account_calls: link::accounts::AccountCalls::default(),
                 began: tokio::time::Instant::now(),
@@ -110,6 +119,7 @@ impl Bridge {
             versions,
             failure_said: None,
             schedule,
+            policing,
             last_run: LastRun::default(),
             drain: None,
             drains_begun: 0,
@@ -123,7 +133,8 @@ impl Bridge {
     /// Forwards until `shutdown`; then confirms what the hub acknowledged, and closes.
     pub async fn run(mut self, shutdown: CancellationToken) {
         self.load_last_run().await;
-        self.step(Event::Open);
+        self.load_usage().await;
+        self.police();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -155,6 +166,8 @@ impl Bridge {
             }
         }
         self.end_drain(DrainOutcome::Stopped).await;
+        self.count();
+        self.keep_usage(true).await;
     }
 
     async fn take_link_event(&mut self, event: Option<LinkEvent>) {
@@ -318,11 +331,14 @@ impl Bridge {
         if *old == settings {
             return;
         }
-        let reconnect = old.hub != settings.hub || old.village != settings.village;
+        // Which readings are new is decided when a link begins.
+        let order = old.policy.forward != settings.policy.forward;
+        let reconnect = order || old.hub != settings.hub || old.village != settings.village;
         if old.hub.protocol != settings.hub.protocol || old.hub.url != settings.hub.url {
             self.versions = Versions::new(settings.hub.protocol);
         }
         self.schedule = Schedule::new(&settings.drain, &settings.village);
+        self.policing.apply(&settings);
         let bytes_max = settings.hub.in_flight_bytes_max;
         if let Some(memory) = &mut self.memory
             && old.hub.in_flight_bytes_max != bytes_max

@@ -247,7 +247,7 @@ impl Link {
         self.memory.said.strikes += u32::from(lost);
         let at = self.memory.said.at;
         self.stop_accounts();
-        if false {
+        if self.memory.said.strikes >= STRIKES_MAX {
             self.memory.said.at = at;
         }
         lost

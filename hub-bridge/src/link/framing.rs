@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::debug;
 
+use super::feed::FeedLane;
 use super::item::{Cargo, Framed, Item};
 use super::{Link, Portion};
 use crate::clock::Clock;
@@ -53,12 +54,12 @@ pub(super) struct Made {
 
 /// The frame that is gathered, and the one that is being encoded.
 pub(super) struct Framing {
-    of: Option<(Epoch, Arc<VillageId>)>,
+    of: Option<(Epoch, Arc<VillageId>, FeedLane)>,
     gathered: VecDeque<Gathered>,
     gathered_bytes: usize,
     /// When the first of the gathered came.
     since: Duration,
-    /// A portion of another epoch, which waits until this one's are gone.
+    /// A portion of another epoch or lane, which waits until this one's are gone.
     next: Option<Portion>,
     pub(super) job: Option<Job<Made>>,
     each_bytes: f64,
@@ -100,12 +101,12 @@ impl Framing {
         let other = self
             .of
             .as_ref()
-            .is_some_and(|(epoch, _)| *epoch != portion.epoch);
+            .is_some_and(|(epoch, _, lane)| (*epoch, *lane) != (portion.epoch, portion.lane));
         if other && !self.gathered.is_empty() {
             self.next = Some(portion);
             return;
         }
-        self.of = Some((portion.epoch, Arc::clone(&portion.village)));
+        self.of = Some((portion.epoch, Arc::clone(&portion.village), portion.lane));
         if self.gathered.is_empty() {
             self.since = now;
         }
@@ -174,7 +175,14 @@ impl Link {
             .packet_bytes_max
             .map_or(usize::MAX, |max| max as usize);
         let most = batch.frame_bytes_max.min(hub.saturating_sub(PUBLISH_BYTES));
-        let bytes = self.memory.pace.rate().map_or(FRAME_START_BYTES, |rate| {
+        // Under a rate limit a frame takes what that gives, and not more at once.
+        let rates = self
+            .memory
+            .pace
+            .rate()
+            .into_iter()
+            .chain(self.bounds.rate());
+        let bytes = rates.reduce(f64::min).map_or(FRAME_START_BYTES, |rate| {
             // Casting a float saturates.
             #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
             let bytes = (rate * batch.frame_time.as_secs_f64()) as usize;
@@ -218,7 +226,7 @@ impl Link {
         }
         let readings = self.framing.take(wanted);
         self.framing.since = self.now();
-        let Some((epoch, village)) = self.framing.of.clone() else {
+        let Some((epoch, village, _)) = self.framing.of.clone() else {
             return;
         };
         let clock = Arc::clone(&self.parts.clock);

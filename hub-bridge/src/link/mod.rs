@@ -14,6 +14,7 @@ mod feed;
 mod framing;
 mod grow;
 mod item;
+mod policed;
 mod receipts;
 mod storage;
 mod watch;
@@ -43,9 +44,11 @@ use crate::version::Version;
 
 use care::Care;
 use confirms::Confirms;
-use feed::{Feed, Portion};
+use feed::{Feed, Found, LineKept, Portion};
 use framing::Framing;
 use item::{Cargo, Item};
+use policed::Bounds;
+pub(crate) use policed::Policed;
 use receipts::Awaiting;
 
 /// What a link works with.
@@ -56,6 +59,7 @@ pub(crate) struct LinkParts {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) time_floor: TimeFloor,
     pub(crate) platform: Platform,
+    pub(crate) policed: Policed,
     pub(crate) board: StatusBoard,
     pub(crate) account_calls: accounts::AccountCalls,
     /// What the timers of links count from.
@@ -76,6 +80,8 @@ pub(crate) struct Memory {
     pub(crate) awaiting: Awaiting,
     /// A frame holds at most so many readings: less where links did not last for one.
     pub(crate) frame_readings_max: usize,
+    /// Where new readings begin, if they go before what waited.
+    pub(crate) line: LineKept,
 }
 
 impl Memory {
@@ -89,6 +95,7 @@ impl Memory {
             said: accounts::Said::default(),
             awaiting: Awaiting::default(),
             frame_readings_max: framing::READINGS_MAX,
+            line: LineKept::default(),
         }
     }
 }
@@ -126,7 +133,7 @@ struct Flying {
     bytes: usize,
 }
 
-type ReadJob = Job<Result<Option<Portion>, BacklogError>>;
+type ReadJob = Job<Result<Found, BacklogError>>;
 type ConfirmJob = Job<(Confirms, Result<(), BacklogError>)>;
 
 #[allow(clippy::struct_excessive_bools)] // each is a fact of its own, and any of them goes with any other
@@ -152,6 +159,7 @@ struct Link {
     starved_since: Option<Duration>,
     connected_in: Option<Duration>,
 
+    bounds: Bounds,
     feed: Feed,
     framing: Framing,
     /// When the hub accepted the first connection.

@@ -54,7 +54,9 @@ impl Awaiting {
         now: Duration,
     ) {
         let mut of_publish = Ranges::default();
-        ranges.iter().for_each(|range| of_publish.insert(*range));
+        for range in ranges {
+            of_publish.insert(*range);
+        }
         self.bytes += bytes;
         self.publishes.push_back(Awaited {
             epoch,
@@ -68,9 +70,9 @@ impl Awaiting {
     pub(super) fn stored(&mut self, epoch: Epoch, stored: &[SequenceRange]) -> bool {
         let before = self.publishes.len();
         for awaited in self.publishes.iter_mut().filter(|a| a.epoch == epoch) {
-            stored
-                .iter()
-                .for_each(|range| awaited.ranges.remove(*range));
+            for range in stored {
+                awaited.ranges.remove(*range);
+            }
         }
         let bytes = &mut self.bytes;
         self.publishes.retain(|awaited| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracing::{error, warn};
 
-use super::{Cargo, Confirms, Item, Link, LinkEvent, Portion};
+use super::{Cargo, Confirms, Found, Item, Link, LinkEvent};
 use crate::backlog::{BacklogError, Refusal};
 use crate::platform::Crashed;
 use crate::ranges::Ranges;
@@ -17,6 +17,8 @@ const CONFIRM_COUNT: u64 = 500;
 /// Read ahead while fewer readings wait, and fewer bytes.
 const READ_AHEAD_BELOW: usize = 512;
 const READ_AHEAD_BYTES: usize = 256 * 1024;
+/// What a new reading has to wait for where it goes first: a second of a thin link.
+const READ_AHEAD_OF_LIVE_BYTES: usize = 32 * 1024;
 const STORAGE_RETRY: Duration = Duration::from_secs(1);
 
 impl Link {
@@ -42,25 +44,29 @@ impl Link {
         if self.frames() {
             return self.framing.has_room(self.frame_readings());
         }
-        self.lanes.queued() < READ_AHEAD_BELOW && self.lanes.queued_bytes() < READ_AHEAD_BYTES
+        let bytes = if self.feed.live_goes_first() {
+            READ_AHEAD_OF_LIVE_BYTES
+        } else {
+            READ_AHEAD_BYTES
+        };
+        self.lanes.queued() < READ_AHEAD_BELOW && self.lanes.queued_bytes() < bytes
     }
 
-    pub(super) fn take_read(
-        &mut self,
-        read: Result<Result<Option<Portion>, BacklogError>, Crashed>,
-    ) {
+    pub(super) fn take_read(&mut self, read: Result<Result<Found, BacklogError>, Crashed>) {
         self.read_job = None;
-        let portion = match read {
-            Ok(Ok(portion)) => portion,
+        let found = match read {
+            Ok(Ok(found)) => found,
             Ok(Err(error)) => return self.storage_failed(&error),
             Err(error) => return self.storage_failed(&error),
         };
-        self.feed.advance(portion.as_ref());
+        self.feed.advance(&found);
         // It may have looked before that was there.
         if std::mem::take(&mut self.appended_in_read) {
             self.feed.exhausted = false;
         }
-        let Some(portion) = portion else { return };
+        let Found::Portion(portion) = found else {
+            return;
+        };
         let taken: Ranges = portion.readings.iter().map(|r| r.sequence).collect();
         self.feed
             .keep_out(portion.epoch, &taken.iter().collect::<Vec<_>>());

@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
-    Care, Cargo, Confirms, Feed, Flying, Framing, Item, Link, LinkEnd, LinkEvent, LinkParts,
-    Memory, storage::CONFIRM_AFTER,
+    Bounds, Care, Cargo, Confirms, Feed, Flying, Framing, Item, Link, LinkEnd, LinkEvent,
+    LinkParts, Memory, storage::CONFIRM_AFTER,
 };
 use crate::backlog::{EpochState, Mark};
 use crate::classify::{ErrorClass, Failure};
@@ -18,6 +18,7 @@ use crate::inflight::Ticket;
 use crate::lanes::{Lanes, OfClient};
 use crate::packet::{Outgoing, Packing, Unsendable};
 use crate::platform::{Crashed, Job};
+use crate::policy::Forward;
 use crate::settings::{BridgeSettings, Confirm};
 use crate::status::LimitedBy;
 use crate::version::Version;
@@ -41,27 +42,25 @@ impl Link {
                 .offload(move || {
                     let epochs = parts.backlog.epochs();
                     let receipts = receipts_of(&parts.settings, &epochs);
-                    let epoch = epochs.last().map(|state| state.epoch);
                     connection::load_tls(&parts.settings.hub, parts.clock, parts.time_floor)
-                        .map(|tls| (epoch, receipts, tls))
+                        .map(|tls| (epochs, receipts, tls))
                 })
                 .await
                 .unwrap_or_else(|error| Err(crashed(error)))
         };
-        let (epoch, receipts, tls) = match begun {
+        let (epochs, receipts, tls) = match begun {
             Ok(begun) => begun,
             Err(failure) => return Err((failure, memory)),
         };
         let village = &parts.settings.village;
-        let client_id =
-            epoch.map_or_else(|| village.to_string(), |epoch| format!("{village}-{epoch}"));
+        let client_id = epochs.last().map_or_else(
+            || village.to_string(),
+            |state| format!("{village}-{}", state.epoch),
+        );
         memory.pace.reconnected();
         let now = parts.began.elapsed();
         memory.awaiting.reconnected(now);
-        let mark = match parts.settings.hub.confirm {
-            Confirm::Puback => Mark::Forwarded,
-            Confirm::Receipt => Mark::Stored,
-        };
+        let feed = feed_of(&parts.settings, &memory, &epochs, now);
         let connections_max = usize::from(parts.settings.hub.connections_max);
         let care = Care::new(memory.suspects.mode());
         Ok(Self {
@@ -86,7 +85,8 @@ impl Link {
             connections_max,
             starved_since: None,
             connected_in: None,
-            feed: Feed::new(mark),
+            bounds: Bounds::default(),
+            feed,
             framing: Framing::new(),
             up_at: None,
             read_job: None,
@@ -151,6 +151,10 @@ impl Link {
         }
         self.confirm_all().await;
         self.tell_moved().await;
+        if self.accepted {
+            let now = self.now();
+            self.memory.line.keep(&self.feed, now);
+        }
         self.parts.board.update(|board| {
             board.version = None;
             board.connections = 0;
@@ -172,6 +176,8 @@ impl Link {
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let mut appended = self.parts.backlog.appended();
+        let mut permit = self.parts.policed.permit.clone();
+        self.take_permit(*permit.borrow_and_update());
         loop {
             self.send_overdue();
             self.tend_accounts()?;
@@ -186,6 +192,7 @@ impl Link {
                 CONFIRM_AFTER
             };
             let wait = self.lingers_for().map_or(wait, |rest| wait.min(rest));
+            let wait = self.wait_under_policy(wait);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -207,6 +214,12 @@ impl Link {
                     self.feed.exhausted = false;
                     self.appended_in_read = self.read_job.is_some();
                     self.rewind_wanted = true;
+                }
+                // An error means that the bridge is gone; then the stop comes next.
+                changed = permit.changed(), if permit.has_changed().is_ok() => {
+                    if changed.is_ok() {
+                        self.take_permit(*permit.borrow_and_update());
+                    }
                 }
                 () = tokio::time::sleep(wait) => self.tell_moved().await,
             }
@@ -284,6 +297,9 @@ impl Link {
                     return Ok(());
                 }
                 continue;
+            }
+            if self.lanes.queued() == 0 || !self.may_send() {
+                return Ok(());
             }
             let Some(lane) = self.lanes.ready(|item| item.order) else {
                 return Ok(());
@@ -367,7 +383,9 @@ impl Link {
         if self.flying.is_empty() {
             self.progress_at = now;
         }
-        let starved = self.lanes.queued() == 0;
+        self.bounds.charge(bytes);
+        // Under a rate limit the policy is what is measured, not the link.
+        let starved = self.lanes.queued() == 0 || self.bounds.rate().is_some();
         let departure = self.memory.pace.departed(bytes, now, starved);
         let flying = Flying {
             lane,
@@ -385,7 +403,7 @@ impl Link {
         if idle && self.rewind_wanted && self.accepted {
             // Everything sent is confirmed: whatever is unconfirmed now came back, or was skipped.
             self.rewind_wanted = false;
-            self.feed = Feed::new(self.feed.mark());
+            self.feed.rewind();
             self.keep_awaited_out();
             self.begin_read();
             return;
@@ -446,9 +464,15 @@ impl Link {
         if self.receipts_hold_up() {
             LimitedBy::Receipt
         } else if self.flying.is_empty() && self.lanes.queued() == 0 {
-            LimitedBy::Nothing
+            if self.feed.held_back {
+                LimitedBy::Window
+            } else {
+                LimitedBy::Nothing
+            }
         } else if !self.care.is_off() {
             LimitedBy::Suspect
+        } else if self.bounds.limited() {
+            LimitedBy::RateLimit
         } else if !self.memory.pace.has_room() {
             LimitedBy::Link
         } else if self.lanes.starved() {
@@ -486,6 +510,24 @@ fn receipts_of(settings: &BridgeSettings, epochs: &[EpochState]) -> Vec<String> 
     villages.sort_unstable();
     villages.dedup();
     villages.into_iter().map(wire::receipts_filter).collect()
+}
+
+/// Where the link reads from.
+fn feed_of(
+    settings: &BridgeSettings,
+    memory: &Memory,
+    epochs: &[EpochState],
+    now: Duration,
+) -> Feed {
+    let mark = match settings.hub.confirm {
+        Confirm::Puback => Mark::Forwarded,
+        Confirm::Receipt => Mark::Stored,
+    };
+    if settings.policy.forward == Forward::LiveFirst {
+        Feed::live_first(mark, &memory.line, epochs, now)
+    } else {
+        Feed::new(mark)
+    }
 }
 
 fn crashed(error: Crashed) -> Failure {

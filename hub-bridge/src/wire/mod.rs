@@ -6,6 +6,8 @@
 pub mod account;
 pub mod digest;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 pub mod receipt;
 
 use crate::identity::{Epoch, VillageId};

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use hub_bridge::settings::Forward;
+
 use super::packets::{self, Packet};
 use super::scene::{Scene, VILLAGE};
 use super::store::{self, Fate, Poison};
@@ -78,8 +80,8 @@ pub struct Session {
     /// It takes nothing more over it.
     pub hung_up: bool,
     held: Vec<Vec<u8>>,
-    /// The last reading of each meter that came over it.
-    last: BTreeMap<u16, (usize, u64)>,
+    /// The last readings of each meter that came over it.
+    last: BTreeMap<u16, Newest>,
 }
 
 pub struct Hub {
@@ -89,8 +91,30 @@ pub struct Hub {
     /// How a hub answers MQTT 5 that knows 3.1.1 only; `None`: it knows 5.
     knows_no_5: Option<Welcome>,
     clients: BTreeMap<String, u32>,
-    /// The newest reading of each meter that arrived for the first time.
-    newest: BTreeMap<u16, (usize, u64)>,
+    /// The newest readings of each meter that arrived for the first time.
+    newest: BTreeMap<u16, Newest>,
+    /// New readings may have gone before what waited, on this run.
+    pub two_lanes: bool,
+}
+
+/// How far a meter's readings have come: age of the epoch, and sequence.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    first: Option<(usize, u64)>,
+    /// Of those that were overtaken: in order among themselves.
+    overtaken: Option<(usize, u64)>,
+}
+
+impl Newest {
+    /// Whether a reading at `place` is in order.
+    fn takes(&mut self, place: (usize, u64), two_lanes: bool) -> bool {
+        let lane = if self.first.is_none_or(|before| before < place) || !two_lanes {
+            &mut self.first
+        } else {
+            &mut self.overtaken
+        };
+        lane.replace(place).is_none_or(|before| before < place)
+    }
 }
 
 impl Hub {
@@ -102,6 +126,7 @@ impl Hub {
             knows_no_5: scene.knows_no_5,
             clients: BTreeMap::new(),
             newest: BTreeMap::new(),
+            two_lanes: scene.settings.policy.forward == Forward::LiveFirst,
         }
     }
 }
@@ -310,17 +335,22 @@ impl World {
         let first = !std::mem::replace(&mut slot.arrived, true);
         let place = (age, id.1);
         if first {
-            let newest = self.hub.newest.insert(meter, place);
-            self.holds(newest.is_none_or(|before| before < place), || {
-                format!("{id:?} of meter {meter} arrived after {newest:?}")
+            let two_lanes = self.hub.two_lanes;
+            let newest = self.hub.newest.entry(meter).or_default();
+            let before = *newest;
+            let in_order = newest.takes(place, two_lanes);
+            self.holds(in_order, || {
+                format!("{id:?} of meter {meter} arrived after {before:?}")
             });
         }
         let Some(open) = self.wire.conns.get_mut(&conn) else {
             return;
         };
-        let last = open.session.last.insert(meter, place);
-        self.holds(refused || last.is_none_or(|before| before < place), || {
-            format!("{id:?} of meter {meter} came after {last:?} on connection {conn}")
+        let last = open.session.last.entry(meter).or_default();
+        let before = *last;
+        let in_order = last.takes(place, self.hub.two_lanes);
+        self.holds(refused || in_order, || {
+            format!("{id:?} of meter {meter} came after {before:?} on connection {conn}")
         });
     }
 

@@ -21,6 +21,7 @@ mod dice;
 mod drains;
 mod hub;
 mod packets;
+mod policy;
 mod scene;
 mod store;
 mod storm;
@@ -90,6 +91,7 @@ async fn live(shared: &Shared, seed: u64) -> End {
         let mut world = shared.lock();
         world.begin_life();
         world.drains.new_life();
+        world.policy.new_life();
         let life = world.totals.lives;
         (world.scene.settings.clone(), Arc::clone(&world.alarm), life)
     };
@@ -98,6 +100,7 @@ async fn live(shared: &Shared, seed: u64) -> End {
         clock: Arc::new(clock::SimClock(shared.clone())),
         drain_log: Arc::new(drains::SimDrainLog(shared.clone())),
         time_floor: TimeFloor::default(),
+        traffic_book: Arc::new(store::SimTraffic(shared.clone())),
         platform: Platform {
             network: Arc::new(wire::SimNetwork(shared.clone())),
             workers: Arc::new(store::SimWorkers(shared.clone())),

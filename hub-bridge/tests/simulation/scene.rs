@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use hub_bridge::clock::UnixMillis;
-use hub_bridge::settings::{BridgeSettings, ProtocolChoice, TimeOfDay};
+use hub_bridge::settings::{
+    AtBudget, BridgeSettings, DaySpan, DrainSettings, Forward, PolicySettings, ProtocolChoice,
+    TimeOfDay,
+};
 use hub_bridge::window::stagger_of;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -151,17 +154,48 @@ impl Scene {
     /// The window of the night that belongs to `date`: when its drain begins, and when it is ended.
     fn window_of(&self, date: Date) -> Option<(i64, i64)> {
         let drain = &self.settings.drain;
+        let span = DaySpan {
+            from: drain.at,
+            to: drain.until,
+        };
+        self.span_of(date, span, drain.stagger)
+    }
+
+    fn span_of(&self, date: Date, span: DaySpan, stagger: Duration) -> Option<(i64, i64)> {
         let zone = self.zone();
-        let last_day = if drain.until > drain.at {
+        let last_day = if span.to > span.from {
             date
         } else {
             date.checked_add(1.day()).ok()?
         };
         let village = VILLAGE.parse().unwrap();
-        let stagger = stagger_of(&village, drain.stagger).as_millis();
-        let start = Self::first_moment(&zone, date, drain.at)? + i64::try_from(stagger).unwrap();
-        let end = Self::first_moment(&zone, last_day, drain.until)?;
+        let stagger = stagger_of(&village, stagger).as_millis();
+        let start = Self::first_moment(&zone, date, span.from)? + i64::try_from(stagger).unwrap();
+        let end = Self::first_moment(&zone, last_day, span.to)?;
         Some((start, end.max(start + 60_000)))
+    }
+
+    /// Whether any window of the policy is open at `now`, or was or will be within `margin` ms.
+    pub fn window_near(&self, now: UnixMillis, margin: i64) -> bool {
+        let drain = &self.settings.drain;
+        let nights = drain.enabled.then_some(DaySpan {
+            from: drain.at,
+            to: drain.until,
+        });
+        let own = self.settings.policy.windows.iter();
+        let spans = nights.map(|span| (span, drain.stagger)).into_iter();
+        let mut spans = spans.chain(own.map(|s| (*s, drain.stagger.min(s.long() / 2))));
+        let Ok(moment) = Timestamp::from_millisecond(now.0) else {
+            return true;
+        };
+        let today = self.zone().to_datetime(moment).date();
+        spans.any(|(span, stagger)| {
+            (-2..=1).any(|days| {
+                let date = today.checked_add(i64::from(days).days()).unwrap();
+                let window = self.span_of(date, span, stagger);
+                window.is_none_or(|(start, end)| start - margin <= now.0 && now.0 < end + margin)
+            })
+        })
     }
 
     /// The windows of the days around `now`, in order.
@@ -222,4 +256,30 @@ pub fn change(settings: &mut BridgeSettings, rng: &mut Rng) {
     drain.attempt_timeout = Duration::from_secs(rng.between(5, 60));
     drain.attempt_wait = Duration::from_secs(rng.between(0, 30));
     drain.untrusted_interval = rng.log_seconds(600.0, 86_400.0);
+    settings.policy = policy(&settings.drain, rng);
+}
+
+fn policy(drain: &DrainSettings, rng: &mut Rng) -> PolicySettings {
+    if rng.chance(0.4) {
+        return PolicySettings::default();
+    }
+    let mut windows = Vec::new();
+    while windows.len() < 2 && (rng.chance(0.3) || (!drain.enabled && windows.is_empty())) {
+        let (from, to) = (time_of_day(rng), time_of_day(rng));
+        if from != to {
+            windows.push(DaySpan { from, to });
+        }
+    }
+    let forward = *rng.pick(&[Forward::Always, Forward::Windows, Forward::LiveFirst]);
+    let rate = rng.log_between(1000.0, 1e6) as u64;
+    let budget = rng.log_between(1e6, 1e8) as u64;
+    PolicySettings {
+        forward,
+        windows,
+        rate_limit_bytes_per_s: rng.chance(0.4).then_some(rate),
+        monthly_budget_bytes: rng.chance(0.3).then_some(budget),
+        at_budget: *rng.pick(&[AtBudget::DrainOnly, AtBudget::GoOn]),
+        month_begins: rng.between(1, 28) as u8,
+        ..PolicySettings::default()
+    }
 }

@@ -11,6 +11,7 @@ use hub_bridge::clock::{BootId, ClockQuality, ReceivedAt, UnixMillis};
 use hub_bridge::identity::{Epoch, Sequence, SequenceRange, VillageId};
 use hub_bridge::platform::{Work, Workers};
 use hub_bridge::reading::Reading;
+use hub_bridge::traffic::{TrafficBook, Usage};
 use tokio::sync::watch;
 
 use super::dice::Rng;
@@ -75,6 +76,8 @@ pub struct DiskFaults {
 }
 
 pub struct Store {
+    /// The bytes of each month, as written down last.
+    pub usage: Option<Usage>,
     pub epochs: Vec<EpochBook>,
     pub faults: DiskFaults,
     appended: watch::Sender<u64>,
@@ -124,6 +127,7 @@ pub fn meter_topic(meter: u16) -> String {
 impl Store {
     pub fn new(rng: &mut Rng) -> Self {
         let mut store = Self {
+            usage: None,
             epochs: Vec::new(),
             faults: DiskFaults::default(),
             appended: watch::channel(0).0,
@@ -237,6 +241,22 @@ impl EpochBook {
 }
 
 impl World {
+    /// A count of the same month never goes down.
+    fn keep_usage(&mut self, usage: &Usage) -> Result<(), String> {
+        let fails = self.store.faults.confirm;
+        if self.rng.chance(fails) {
+            return Err("told to fail".to_owned());
+        }
+        if let Some(before) = self.store.usage.replace(usage.clone()) {
+            let same = before.month() == usage.month();
+            let (before, now) = (before.now(), usage.now());
+            self.holds(!same || now.total() >= before.total(), || {
+                format!("the month's count went down from {before:?} to {now:?}")
+            });
+        }
+        Ok(())
+    }
+
     pub fn append(&mut self) {
         let meter = u16::try_from(self.rng.between(0, self.scene.meters - 1)).unwrap();
         let most = self.scene.reading_bytes_max;
@@ -438,6 +458,19 @@ impl Backlog for SimBacklog {
 
     fn appended(&self) -> watch::Receiver<u64> {
         self.0.lock().store.appended.subscribe()
+    }
+}
+
+/// The count of bytes, which a kill never sets back further than it was written.
+pub struct SimTraffic(pub Shared);
+
+impl TrafficBook for SimTraffic {
+    fn load(&self) -> Option<Usage> {
+        self.0.lock().store.usage.clone()
+    }
+
+    fn keep(&self, usage: &Usage) -> Result<(), String> {
+        self.0.lock().keep_usage(usage)
     }
 }
 

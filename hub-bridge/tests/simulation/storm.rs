@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use hub_bridge::bridge::{ApplyError, BridgeHandle};
+use hub_bridge::policy::{Permit, Scope};
+use hub_bridge::settings::Forward;
+use hub_bridge::status::UplinkStatus;
 use tokio::time::{Instant, timeout};
 
 use super::dice::Rng;
@@ -194,7 +197,7 @@ impl World {
         self.scene.patience(readings, bytes, poisoned)
     }
 
-    fn end_calm(&mut self, status: &hub_bridge::status::UplinkStatus) {
+    fn end_calm(&mut self, status: &UplinkStatus) {
         self.calm = false;
         let alive = self.store.alive();
         self.holds(alive == 0, || {
@@ -277,6 +280,7 @@ async fn edit_settings(shared: &Shared, handle: &BridgeHandle) {
             }
             world.drains.changed_at = Some(world.now());
             world.drains.edits += 1;
+            world.hub.two_lanes |= edited.policy.forward == Forward::LiveFirst;
             world.step(Note::Settings("edited"));
             world.scene.settings = edited.clone();
             world.flight_max = world.flight_max.max(world.scene.flight_max());
@@ -305,7 +309,7 @@ async fn calm(shared: &Shared, handle: &BridgeHandle) {
     let until = Instant::now() + patience;
     loop {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        let status = handle.status();
+        let status = drained(shared, handle).await;
         let mut world = shared.lock();
         if world.store.all_done_below(&ends) {
             break;
@@ -326,7 +330,7 @@ async fn calm(shared: &Shared, handle: &BridgeHandle) {
     let until = Instant::now() + patience;
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let status = handle.status();
+        let status = drained(shared, handle).await;
         let world = &mut *shared.lock();
         let ends = world.store.ends();
         if world.store.all_done_below(&ends) && (status.in_flight == 0 || Instant::now() >= until) {
@@ -338,6 +342,20 @@ async fn calm(shared: &Shared, handle: &BridgeHandle) {
     }
 }
 
+/// The status; what a policy holds back is asked for.
+async fn drained(shared: &Shared, handle: &BridgeHandle) -> UplinkStatus {
+    let status = handle.status();
+    let open = Permit {
+        scope: Scope::All,
+        ..Permit::default()
+    };
+    let waits = shared.lock().store.waiting().next().is_some();
+    if waits && status.policy.permit != open && status.drain.is_none() {
+        ask_for_drain(shared, handle).await;
+    }
+    status
+}
+
 /// What status says must be possible.
 pub fn look(shared: &Shared, handle: &BridgeHandle) {
     let status = handle.status();
@@ -345,6 +363,7 @@ pub fn look(shared: &Shared, handle: &BridgeHandle) {
     if let Some(drain) = &status.drain {
         world.drain_seen(drain.id);
     }
+    world.judge_policy(&status);
     if let Some(error) = &status.error {
         let crashed = error.detail.contains("crashed") || error.detail.contains("panicked");
         world.holds(!crashed, || format!("the link crashed: {error:?}"));

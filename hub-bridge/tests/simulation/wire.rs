@@ -327,6 +327,7 @@ impl World {
         self.wire.conns.insert(conn, Conn::default());
         self.totals.connections += 1;
         self.step(Note::Connect { conn });
+        self.connected_under_policy();
         conn
     }
 

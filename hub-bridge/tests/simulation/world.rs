@@ -19,6 +19,7 @@ use super::clock::ClockState;
 use super::dice::Rng;
 use super::drains::DrainBook;
 use super::hub::Hub;
+use super::policy::PolicyBook;
 use super::scene::Scene;
 use super::store::Store;
 use super::wire::Wire;
@@ -141,6 +142,7 @@ pub struct World {
     pub wire: Wire,
     pub hub: Hub,
     pub drains: DrainBook,
+    pub policy: PolicyBook,
     pub totals: Totals,
     pub calm: bool,
     life_began: Option<Instant>,
@@ -256,6 +258,7 @@ impl Shared {
             wire: Wire::new(&scene),
             hub: Hub::new(&scene),
             drains: DrainBook::default(),
+            policy: PolicyBook::default(),
             totals: Totals::default(),
             calm: false,
             life_began: None,

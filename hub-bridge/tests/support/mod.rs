@@ -9,15 +9,20 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::panic,
     reason = "a double that cannot go on fails the test"
 )]
 
 pub mod backlog;
 pub mod fake_hub;
+pub mod frame_taker;
+#[cfg(feature = "hub")]
+pub mod fleet;
 #[cfg(feature = "hub")]
 pub mod hub;
 pub mod mosquitto;
 pub mod postgres;
+#[cfg(feature = "hub")]
 pub mod receiver;
 pub mod thin_link;
 pub mod village;

@@ -32,6 +32,7 @@ impl Direction {
 pub struct ThinLink {
     pub port: u16,
     pub up_bytes: Arc<AtomicU64>,
+    pub down_bytes: Arc<AtomicU64>,
     up: Arc<AtomicBool>,
     cut: watch::Sender<u64>,
 }
@@ -50,6 +51,8 @@ impl ThinLink {
         let (there, back) = (direction(), direction());
         let up_bytes = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&up_bytes);
+        let down_bytes = Arc::new(AtomicU64::new(0));
+        let back_counter = Arc::clone(&down_bytes);
         let up = Arc::new(AtomicBool::new(true));
         let open = Arc::clone(&up);
         let (cut, cuts) = watch::channel(0);
@@ -65,6 +68,7 @@ impl ThinLink {
                 // The handshake of TCP takes a round trip.
                 let (there, back) = (Arc::clone(&there), Arc::clone(&back));
                 let (counter, cuts) = (Arc::clone(&counter), cuts.clone());
+                let back_counter = Arc::clone(&back_counter);
                 tokio::spawn(async move {
                     tokio::time::sleep(round_trip).await;
                     let Ok(far) = TcpStream::connect(("127.0.0.1", hub)).await else {
@@ -74,15 +78,15 @@ impl ThinLink {
                     village.set_nodelay(true).unwrap();
                     let (village_in, village_out) = village.into_split();
                     let (far_in, far_out) = far.into_split();
-                    let ignored = Arc::new(AtomicU64::new(0));
                     pipe(village_in, far_out, there, counter, cuts.clone());
-                    pipe(far_in, village_out, back, ignored, cuts);
+                    pipe(far_in, village_out, back, back_counter, cuts);
                 });
             }
         });
         Self {
             port,
             up_bytes,
+            down_bytes,
             up,
             cut,
         }

@@ -9,6 +9,7 @@ use hub_bridge::clock::{BootId, Clock, ClockQuality, ReceivedAt, UnixMillis};
 use hub_bridge::drain::{DrainLog, DrainRecord};
 use hub_bridge::platform::Platform;
 use hub_bridge::settings::{BridgeSettings, HubUrl};
+use hub_bridge::traffic::{NoBook, TrafficBook};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +19,7 @@ use super::backlog::MemoryBacklog;
 pub struct TestClock {
     began: Instant,
     wall: AtomicI64,
-    trusted: AtomicBool,
+    untrusted: AtomicBool,
 }
 
 impl TestClock {
@@ -27,17 +28,19 @@ impl TestClock {
         Arc::new(Self {
             began: Instant::now(),
             wall: AtomicI64::new(wall),
-            trusted: AtomicBool::new(true),
+            untrusted: AtomicBool::new(false),
         })
-    }
-
-    pub fn trust(&self, trusted: bool) {
-        self.trusted.store(trusted, Ordering::Relaxed);
     }
 
     pub fn move_to(&self, text: &str) {
         let wall = text.parse::<jiff::Timestamp>().unwrap().as_millisecond();
         self.wall.store(wall, Ordering::Relaxed);
+    }
+}
+
+impl TestClock {
+    pub fn trust(&self, trusted: bool) {
+        self.untrusted.store(!trusted, Ordering::Relaxed);
     }
 }
 
@@ -52,10 +55,10 @@ impl Clock for TestClock {
         BootId(1)
     }
     fn quality(&self) -> ClockQuality {
-        if self.trusted.load(Ordering::Relaxed) {
-            ClockQuality::Synchronised
-        } else {
+        if self.untrusted.load(Ordering::Relaxed) {
             ClockQuality::Unsynchronised
+        } else {
+            ClockQuality::Synchronised
         }
     }
     fn best_time_of(&self, received: &ReceivedAt) -> (UnixMillis, ClockQuality) {
@@ -102,6 +105,14 @@ pub fn settings(port: u16) -> BridgeSettings {
 
 impl Village {
     pub fn start(settings: BridgeSettings, backlog: Arc<MemoryBacklog>) -> Self {
+        Self::start_with(settings, backlog, Arc::new(NoBook))
+    }
+
+    pub fn start_with(
+        settings: BridgeSettings,
+        backlog: Arc<MemoryBacklog>,
+        book: Arc<dyn TrafficBook>,
+    ) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_test_writer()
@@ -113,6 +124,7 @@ impl Village {
             clock: clock.clone(),
             drain_log: drains.clone(),
             time_floor: TimeFloor::default(),
+            traffic_book: book,
             platform: Platform::default(),
         };
         let (bridge, handle) = Bridge::new(settings, parts).unwrap();

@@ -1,8 +1,8 @@
 //! `[hub]` and `[drain]` to the bridge's settings.
 
 use hub_bridge::settings::{
-    BatchSettings, BridgeSettings, Confirm, DrainSettings, Format, HubSettings, ProtocolChoice,
-    RetrySettings, Secret,
+    BatchSettings, BridgeSettings, Confirm, DrainSettings, Format, HubSettings, PolicySettings,
+    ProtocolChoice, RetrySettings, Secret,
 };
 
 use super::named::Named;
@@ -53,6 +53,7 @@ pub(super) fn check_bridge(
     batch: &BatchSettings,
     hub: Option<&HubSettings>,
     retry: &RetrySettings,
+    policy: Option<&PolicySettings>,
     complaints: &mut Complaints,
 ) {
     let (Ok(village), Ok(url)) = ("any".parse(), "mqtt://any".parse()) else {
@@ -63,6 +64,7 @@ pub(super) fn check_bridge(
         batch: batch.clone(),
         drain: drain.clone(),
         retry: retry.clone(),
+        policy: policy.cloned().unwrap_or_default(),
         village,
     };
     for problem in bridge.problems() {

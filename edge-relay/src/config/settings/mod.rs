@@ -3,6 +3,7 @@
 mod hub;
 mod mqtt;
 mod named;
+mod uplink;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::{admin, clock, listener, logs, stick, store};
 use hub::{batch_settings, check_bridge, drain_settings, hub_settings};
 use mqtt::{check_listener_files, listener_settings};
 use named::Named;
+use uplink::policy_settings;
 
 /// What each component takes.
 #[derive(Debug, Clone)]
@@ -64,6 +66,7 @@ impl Settings {
         let hub = hub_settings(&config.hub, &mut named, complaints);
         let batch = batch_settings(&config.batch);
         let drain = drain_settings(&config.drain, complaints);
+        let policy = policy_settings(&config.uplink, complaints);
         let admin = admin_settings(&config.admin, &mut named, complaints);
         let log = log_settings(&config.log, complaints);
         let clock_trust = one_of(
@@ -79,7 +82,14 @@ impl Settings {
             max: config.hub.retry_max.0,
             max_rejected: config.hub.retry_max_rejected.0,
         };
-        check_bridge(&drain, &batch, hub.as_ref(), &retry, complaints);
+        check_bridge(
+            &drain,
+            &batch,
+            hub.as_ref(),
+            &retry,
+            policy.as_ref(),
+            complaints,
+        );
         let village = village?;
         let confirm = match hub.as_ref()?.confirm {
             Confirm::Puback => Mark::Forwarded,
@@ -91,6 +101,7 @@ impl Settings {
             batch,
             drain,
             retry,
+            policy: policy?,
         };
         let listener = listener?;
         if check == NamedFiles::Checked && complaints.0.is_empty() {

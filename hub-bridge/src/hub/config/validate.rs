@@ -207,6 +207,7 @@ fn kafka(written: Kafka, to: &mut Complaints) -> Option<KafkaSettings> {
 }
 
 /// `Some(None)` where it is empty.
+#[allow(clippy::option_option, reason = "complained of, not wanted, or there")]
 fn topic(key: &str, text: &str, to: &mut Complaints) -> Option<Option<TopicTemplate>> {
     if text.is_empty() {
         return Some(None);

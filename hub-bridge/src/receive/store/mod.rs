@@ -16,7 +16,7 @@ mod progress;
 mod ranges;
 mod row;
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -103,6 +103,19 @@ pub trait BeforeCommit: Sync {
         &'a self,
         new: &'a [&'a Incoming],
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>>;
+}
+
+/// No second sink: what stands in its place in a build without one.
+#[derive(Debug)]
+pub enum NoSink {}
+
+impl BeforeCommit for NoSink {
+    fn take<'a>(
+        &'a self,
+        _new: &'a [&'a Incoming],
+    ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>> + Send + 'a>> {
+        match *self {}
+    }
 }
 
 /// Stores readings. Cheap to share; holds no connection.
@@ -213,9 +226,8 @@ async fn bury(client: &Client, part: &[Incoming], reason: &str) -> Result<(), St
 
 /// By village and epoch, in the order of both.
 fn keys(rows: &[row::Row<'_>]) -> Vec<(VillageId, Epoch)> {
-    let mut keys = BTreeMap::new();
-    for row in rows {
-        keys.insert((row.incoming.village.clone(), row.incoming.epoch), ());
-    }
-    keys.into_keys().collect()
+    let keys = rows
+        .iter()
+        .map(|row| (row.incoming.village.clone(), row.incoming.epoch));
+    keys.collect::<BTreeSet<_>>().into_iter().collect()
 }

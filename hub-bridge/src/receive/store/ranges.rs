@@ -123,7 +123,9 @@ mod tests {
         fn a_union_is_one(a in proptest::collection::vec(0_u64..40, 0..30), b in proptest::collection::vec(0_u64..40, 0..30)) {
             let of = |numbers: &[u64]| {
                 let mut set = RangeSet::default();
-                numbers.iter().for_each(|n| { set.insert(Sequence(*n)); });
+                for n in numbers {
+                    set.insert(Sequence(*n));
+                }
                 set
             };
             let mut union = of(&a);

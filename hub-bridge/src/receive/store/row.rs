@@ -142,11 +142,10 @@ fn replace_nul(mut json: serde_json::Value) -> (serde_json::Value, bool) {
 
 /// What no calendar holds is 1970, and not to be trusted.
 fn time(at: UnixMillis, clock: ClockQuality, odd: &mut Vec<String>) -> (i64, ClockQuality) {
-    match at.0.checked_mul(1000).filter(|us| calendar_holds(*us)) {
-        Some(us) => (us, clock),
-        None => {
-            odd.push(format!("received at {at} ms, which no calendar holds"));
-            (0, ClockQuality::Unsynchronised)
-        }
+    let us = at.0.checked_mul(1000).filter(|us| calendar_holds(*us));
+    if let Some(us) = us {
+        return (us, clock);
     }
+    odd.push(format!("received at {at} ms, which no calendar holds"));
+    (0, ClockQuality::Unsynchronised)
 }

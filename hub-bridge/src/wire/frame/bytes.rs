@@ -5,10 +5,20 @@ use super::FrameError;
 /// Appends `value` in groups of seven bits, the lowest first, the top bit set in all but the last (LEB128).
 pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push((value & 0x7f) as u8 | 0x80);
+        out.push(lowest_byte(value) | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(lowest_byte(value));
+}
+
+fn lowest_byte(value: u64) -> u8 {
+    let [lowest, ..] = value.to_le_bytes();
+    lowest
+}
+
+/// A count or a length as the value of a column: nothing in memory is near what does not fit.
+pub(super) fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
 }
 
 pub(super) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
@@ -46,6 +56,9 @@ impl<'a> Reader<'a> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
+            if shift == 63 && byte > 1 {
+                break;
+            }
             value |= u64::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
                 return Ok(value);

@@ -117,7 +117,9 @@ impl Writer {
         let Some((_, against, planes)) = best else {
             return;
         };
-        self.plan.push(against.code() << 4 | planes.len() as u8);
+        // At most the eight bytes of a number.
+        let count = u8::try_from(planes.len()).unwrap_or(8);
+        self.plan.push(against.code() << 4 | count);
         for plane in &planes {
             self.place(plane);
         }
@@ -156,14 +158,12 @@ fn trial(plane: &[u8]) -> usize {
 /// The first bytes of all values, then the second, as far as any value has them: none at all where all are zero.
 fn planes(values: &[u64]) -> Vec<Vec<u8>> {
     let all = values.iter().fold(0, |all, value| all | value);
-    let count = (64 - all.leading_zeros()).div_ceil(8);
-    let plane = |n: u32| {
-        values
-            .iter()
-            .map(|value| (value >> (8 * n)) as u8)
-            .collect()
+    let count = all.to_le_bytes().iter().rposition(|byte| *byte != 0);
+    let plane = |n: usize| {
+        let byte = |value: &u64| value.to_le_bytes().get(n).copied().unwrap_or(0);
+        values.iter().map(byte).collect()
     };
-    (0..count).map(plane).collect()
+    (0..count.map_or(0, |last| last + 1)).map(plane).collect()
 }
 
 /// Reads what [`Writer`] wrote.
@@ -220,18 +220,15 @@ impl Columns<'_> {
         }
         let stored = usize::try_from(place >> 1).map_err(|_| TOO_MUCH)?;
         let stored = self.body.take(stored)?;
-        let bytes = if place & 1 == 1 {
-            decompress(stored, len)?
-        } else {
-            stored.to_vec()
-        };
-        if bytes.len() == len {
-            Ok(bytes)
-        } else {
-            Err(FrameError::Damaged(
-                "a column of another length than it says",
-            ))
+        if place & 1 == 1 {
+            return decompress(stored, len);
         }
+        if stored.len() == len {
+            return Ok(stored.to_vec());
+        }
+        Err(FrameError::Damaged(
+            "a column of another length than it says",
+        ))
     }
 
     /// Takes `bytes` from what may still be unpacked.
@@ -243,7 +240,11 @@ impl Columns<'_> {
 
 pub(super) fn decompress(packed: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
     zstd::bulk::decompress(packed, len)
-        .map_err(|_| FrameError::Damaged("a column that cannot be unpacked"))
+        .ok()
+        .filter(|bytes| bytes.len() == len)
+        .ok_or(FrameError::Damaged(
+            "a column that cannot be unpacked, or not to the length it says",
+        ))
 }
 
 #[cfg(test)]

@@ -3,9 +3,9 @@
 //! Splitting and rendering are exact inverses for every payload: what a number could not give back byte for byte stays text.
 
 /// Digits before the point, and behind it, of a number with both: together they fit an `i64`.
-const PART_DIGITS_MAX: usize = 9;
+pub(super) const PART_DIGITS_MAX: usize = 9;
 /// Digits of a number without a point.
-const DIGITS_MAX: usize = 18;
+pub(super) const DIGITS_MAX: usize = 18;
 
 /// A number as it was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,10 +84,13 @@ fn number(payload: &[u8], at: usize, digits: usize) -> (usize, Option<Number>) {
     for digit in text.iter().filter(|b| b.is_ascii_digit()) {
         value = value * 10 + i64::from(digit - b'0');
     }
+    let (Ok(width), Ok(scale)) = (u8::try_from(digits), u8::try_from(scale)) else {
+        return (len, None);
+    };
     let number = Number {
         digits: value,
-        width: digits as u8,
-        scale: scale as u8,
+        width,
+        scale,
         padded: digits > 1 && text.first() == Some(&b'0'),
     };
     (len, Some(number))
@@ -200,9 +203,9 @@ impl Style {
     }
 }
 
-/// `scale` is at most 18 in what this program writes, and taken as 18 where a frame says more.
+/// `scale` is at most [`PART_DIGITS_MAX`]: who reads a frame has checked that.
 fn ten_to(scale: u8) -> i64 {
-    10_i64.pow(u32::from(scale.min(18)))
+    10_i64.saturating_pow(u32::from(scale))
 }
 
 #[cfg(test)]

@@ -8,12 +8,14 @@ use std::collections::HashMap;
 use super::FrameError;
 use super::bytes::{Reader, put_bytes, put_varint};
 use super::column::{Columns, Writer};
-use super::number::{Number, Scale, Split, Style, split, style_of};
+use super::number::{DIGITS_MAX, Number, PART_DIGITS_MAX, Scale, Split, Style, split, style_of};
 
 /// Fewer payloads of one shape are cheaper whole.
 const MEMBERS_MIN: usize = 4;
 /// Payloads with more numbers are kept whole.
 const NUMBERS_MAX: usize = 256;
+/// About what a place of a shape takes in the table of who reads it, in bytes: a slice and a style.
+const PLACE_BYTES: usize = size_of::<&[u8]>() + size_of::<Style>();
 /// The number of "no shape".
 pub(super) const WHOLE: usize = 0;
 
@@ -30,7 +32,7 @@ pub(super) struct Shapes<'a> {
     /// The shape of each reading; [`WHOLE`] for none.
     pub(super) of_reading: Vec<usize>,
     splits: Vec<Option<Split<'a>>>,
-    shapes: Vec<Shape<'a>>,
+    table: Vec<Shape<'a>>,
 }
 
 /// Readings in the order of a shape's columns: by series, then as they came.
@@ -92,16 +94,18 @@ impl<'a> Shapes<'a> {
         Self {
             of_reading,
             splits,
-            shapes,
+            table: shapes,
         }
     }
 
     /// The shapes' texts and styles.
     pub(super) fn put_table(&self, plan: &mut Vec<u8>) {
-        put_varint(plan, self.shapes.len() as u64);
-        for shape in &self.shapes {
+        put_varint(plan, self.table.len() as u64);
+        for shape in &self.table {
             put_varint(plan, shape.styles.len() as u64);
-            shape.texts.iter().for_each(|text| put_bytes(plan, text));
+            for text in &shape.texts {
+                put_bytes(plan, text);
+            }
             for style in &shape.styles {
                 plan.push(style.width.unwrap_or(0));
                 plan.push(scale_code(style.scale) << 4 | style.scale_max);
@@ -111,7 +115,7 @@ impl<'a> Shapes<'a> {
 
     /// The shapes' numbers, one column a place.
     pub(super) fn put_columns(&self, series: &[usize], writer: &mut Writer) {
-        for shape in &self.shapes {
+        for shape in &self.table {
             let begins = |n: usize| begins_run(&shape.members, series, n);
             for (place, style) in shape.styles.iter().enumerate() {
                 let numbers = numbers(&self.splits, &shape.members, place);
@@ -151,12 +155,16 @@ pub(super) struct ReadShape<'a> {
     styles: Vec<Style>,
 }
 
-/// Reads the table of shapes.
-pub(super) fn table<'a>(plan: &mut Reader<'a>) -> Result<Vec<ReadShape<'a>>, FrameError> {
-    let count = plan.size(plan.0.len())?;
+/// Reads the table of at most `max` shapes.
+pub(super) fn table<'a>(
+    max: usize,
+    columns: &mut Columns<'a>,
+) -> Result<Vec<ReadShape<'a>>, FrameError> {
     let mut shapes = Vec::new();
-    for _ in 0..count {
-        let places = plan.size(NUMBERS_MAX)?;
+    for _ in 0..columns.plan.size(max)? {
+        let places = columns.plan.size(NUMBERS_MAX)?;
+        columns.allow(PLACE_BYTES * (places + 1))?;
+        let plan = &mut columns.plan;
         let texts: Result<Vec<_>, _> = (0..=places).map(|_| plan.bytes()).collect();
         let styles: Result<Vec<_>, _> = (0..places).map(|_| style(plan)).collect();
         shapes.push(ReadShape {
@@ -169,6 +177,9 @@ pub(super) fn table<'a>(plan: &mut Reader<'a>) -> Result<Vec<ReadShape<'a>>, Fra
 
 fn style(plan: &mut Reader<'_>) -> Result<Style, FrameError> {
     let (width, scale) = (plan.byte()?, plan.byte()?);
+    if usize::from(width) > DIGITS_MAX || usize::from(scale & 0x0f) > PART_DIGITS_MAX {
+        return Err(FrameError::Damaged("numbers with more digits than any has"));
+    }
     let style = Style {
         width: (width > 0).then_some(width),
         scale: match scale >> 4 {
@@ -181,6 +192,19 @@ fn style(plan: &mut Reader<'_>) -> Result<Style, FrameError> {
         scale_max: scale & 0x0f,
     };
     Ok(style)
+}
+
+/// What the `n`-th number says of its digits; 0 where the style says it for all.
+fn digits(column: Option<&[i64]>, n: usize, max: usize) -> Result<u8, FrameError> {
+    let Some(said) = column.and_then(|column| column.get(n)) else {
+        return Ok(0);
+    };
+    u8::try_from(*said)
+        .ok()
+        .filter(|digits| usize::from(*digits) <= max)
+        .ok_or(FrameError::Damaged(
+            "a number with more digits than any has",
+        ))
 }
 
 impl ReadShape<'_> {
@@ -203,18 +227,20 @@ impl ReadShape<'_> {
             places.push((style, values, widths, scales));
         }
         let texts: usize = self.texts.iter().map(|text| text.len()).sum();
-        columns.allow(members.len().saturating_mul(texts + 20 * places.len()))?;
-        let small = |column: &Option<Vec<i64>>, n: usize| {
-            let value = column.as_ref().and_then(|c| c.get(n));
-            value.and_then(|v| u8::try_from(*v).ok()).unwrap_or(0)
-        };
+        columns.allow(members.len().saturating_mul(texts))?;
         for (n, member) in members.iter().enumerate() {
             let mut payload = Vec::with_capacity(texts + 8 * places.len());
             let mut texts = self.texts.iter();
             for (style, values, widths, scales) in &places {
                 payload.extend_from_slice(texts.next().copied().unwrap_or_default());
                 let value = values.get(n).copied().unwrap_or_default();
-                style.render(value, small(widths, n), small(scales, n), &mut payload);
+                let (width, scale) = (
+                    digits(widths.as_deref(), n, DIGITS_MAX)?,
+                    digits(scales.as_deref(), n, style.scale_max.into())?,
+                );
+                let before = payload.len();
+                style.render(value, width, scale, &mut payload);
+                columns.allow(payload.len() - before)?;
             }
             payload.extend_from_slice(texts.next().copied().unwrap_or_default());
             give(*member, payload);

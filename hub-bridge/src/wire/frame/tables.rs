@@ -7,8 +7,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::FrameError;
-use super::bytes::{Reader, put_bytes, put_varint};
+use super::bytes::{Reader, put_bytes, put_varint, signed};
 use crate::reading::PublishProperties;
+
+/// Two empty texts in memory.
+const PAIR_BYTES: usize = size_of::<(String, String)>();
 
 /// Values numbered in the order in which they first came.
 #[derive(Debug)]
@@ -43,9 +46,17 @@ pub(super) fn put_texts(out: &mut Vec<u8>, texts: &[Arc<str>]) {
     }
 }
 
-pub(super) fn texts(plan: &mut Reader<'_>) -> Result<Vec<Arc<str>>, FrameError> {
-    let count = plan.size(plan.0.len())?;
-    (0..count).map(|_| plan.text().map(Arc::from)).collect()
+/// At most `max` texts, each without the character that MQTT forbids (and PostgreSQL cannot store).
+pub(super) fn texts(max: usize, plan: &mut Reader<'_>) -> Result<Vec<Arc<str>>, FrameError> {
+    let count = plan.size(max)?;
+    let text = |_| {
+        let text = plan.text()?;
+        if text.contains('\0') {
+            return Err(FrameError::Damaged("a name with U+0000 in it"));
+        }
+        Ok(Arc::from(text))
+    };
+    (0..count).map(text).collect()
 }
 
 /// Which series comes next: the one that followed the last time, or one that was not there yet. Meters take turns, so
@@ -73,7 +84,7 @@ impl Turns {
         let code = if series == self.expected() {
             0
         } else {
-            series as i64 + 1
+            signed(series) + 1
         };
         self.came(series);
         code
@@ -118,9 +129,21 @@ pub(super) fn put_properties(properties: &PublishProperties) -> Vec<u8> {
     out
 }
 
-pub(super) fn properties(bytes: &[u8]) -> Result<PublishProperties, FrameError> {
+/// What properties take unpacked, in bytes: a user property is two texts, however short.
+pub(super) fn held_bytes(properties: &PublishProperties) -> usize {
+    properties.size_bytes() + PAIR_BYTES * properties.user_properties.len()
+}
+
+/// Reads properties. `allow` is asked before memory is taken for what `bytes` claims.
+pub(super) fn properties(
+    bytes: &[u8],
+    allow: &mut dyn FnMut(usize) -> Result<(), FrameError>,
+) -> Result<PublishProperties, FrameError> {
     let mut from = Reader(bytes);
     let there = from.byte()?;
+    if there > 0b1111 {
+        return Err(FrameError::Damaged("an unknown property"));
+    }
     let mut properties = PublishProperties::default();
     if there & 1 != 0 {
         properties.payload_format_indicator = Some(from.byte()?);
@@ -134,10 +157,16 @@ pub(super) fn properties(bytes: &[u8]) -> Result<PublishProperties, FrameError> 
     if there & 8 != 0 {
         properties.correlation_data = Some(Bytes::copy_from_slice(from.bytes()?));
     }
-    for _ in 0..from.size(bytes.len())? {
+    let pairs = from.size(bytes.len() / 2)?;
+    allow(bytes.len() + PAIR_BYTES * pairs)?;
+    for _ in 0..pairs {
         let (name, value) = (from.text()?, from.text()?);
         let pair = (name.to_owned(), value.to_owned());
         properties.user_properties.push(pair);
     }
-    Ok(properties)
+    if from.0.is_empty() {
+        Ok(properties)
+    } else {
+        Err(FrameError::Damaged("more properties than it says"))
+    }
 }
