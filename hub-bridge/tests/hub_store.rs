@@ -49,6 +49,10 @@ async fn what_comes_twice_is_one_row_also_at_the_same_time() {
                 let mut mixed = batch(2, (1..=100).map(|n| n + step * 50));
                 mixed.extend(batch(3, (1..=100).map(|n| n + step * 50)));
                 mixed.rotate_left(usize::try_from(task).unwrap() * 31);
+                // Of another month each: no primary key sees both.
+                for incoming in &mut mixed {
+                    incoming.reading.at.0 += i64::try_from(task).unwrap() * 31 * 86_400_000;
+                }
                 let stored = store.store_batch(&mut client, &mixed).await.unwrap();
                 new += stored.new.len();
             }

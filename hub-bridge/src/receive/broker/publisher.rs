@@ -142,6 +142,7 @@ impl Work {
             version: self.access.version,
             tls,
             in_flight_max: IN_FLIGHT_MAX,
+            subscribe: Vec::new(),
             network: &network,
         };
         let (events, mut said) = mpsc::channel(64);
@@ -167,8 +168,8 @@ impl Work {
                         }
                     }
                     Some(LaneEvent::Down { failure, .. }) => return Left::Failed(failure),
-                    #[allow(unreachable_patterns)]
-                    Some(_) => {}
+                    // Nothing was subscribed to.
+                    Some(LaneEvent::Message { .. }) => {}
                     None => {
                         let class = crate::classify::ErrorClass::Connect;
                         return Left::Failed(Failure::new(class, "the connection ended"));
