@@ -322,6 +322,8 @@ async fn dead_letters_are_counted_and_accounts_replaced() {
             reason: "a NUL \0 in it".to_owned(),
         }],
         refused: Vec::new(),
+        unknown: Vec::new(),
+        tail_unknown_from: None,
         at: UnixMillis(TIME_MS),
         clock: ClockQuality::Synchronised,
     };
