@@ -2,7 +2,7 @@
 //! with the keys and the format that `hub-bridge import` uses.
 
 // The lint's exception for tests does not cover their helpers.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::net::TcpListener;

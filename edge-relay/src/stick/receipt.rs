@@ -1,7 +1,7 @@
 //! Confirms what the hub's receipt says is in its database.
 
 use hub_bridge::backlog::{Backlog, Mark};
-use hub_bridge::identity::{Epoch, VillageId};
+use hub_bridge::identity::{Epoch, SequenceRange, VillageId};
 use hub_bridge::stick::StickReceipt;
 use hub_bridge::wire::receipt::Receipt;
 use serde::{Deserialize, Serialize};
@@ -62,7 +62,7 @@ impl Desk {
         self.store.sync_marks()?;
         let epochs = receipt.epochs.iter().map(|r| ConfirmedEpoch {
             epoch: r.epoch,
-            stored: r.stored.iter().map(|range| range.count()).sum(),
+            stored: r.stored.iter().map(SequenceRange::count).sum(),
             here: known(&r),
         });
         Ok(Confirmed {

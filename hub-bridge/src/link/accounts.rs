@@ -90,7 +90,7 @@ pub(super) enum Saying {
         /// Not sent yet.
         left: VecDeque<Account>,
         /// Sent, and not answered.
-        flying: Option<Flying>,
+        flying: Option<Box<Flying>>,
     },
 }
 
@@ -199,11 +199,11 @@ impl Link {
         if let Some(account) = left.pop_front() {
             self.saying = Saying::Going {
                 left: std::mem::take(left),
-                flying: Some(Flying {
+                flying: Some(Box::new(Flying {
                     ticket,
                     account,
                     since,
-                }),
+                })),
             };
         }
         Ok(())
@@ -221,7 +221,7 @@ impl Link {
         self.memory.said.strikes = 0;
         match verdict {
             Verdict::Taken | Verdict::NoSubscriber => {
-                if let Some(Flying { account, .. }) = flying {
+                if let Some(Flying { account, .. }) = flying.map(|flying| *flying) {
                     self.memory.said.accounts.insert(account.epoch, account);
                 }
                 self.saying = Saying::Going { left, flying: None };

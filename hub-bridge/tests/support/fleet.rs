@@ -104,6 +104,8 @@ impl Relay {
             digest: sum.0,
             lost: Vec::new(),
             refused: Vec::new(),
+            unknown: Vec::new(),
+            tail_unknown_from: None,
             at: UnixMillis(i64::try_from(through).unwrap() * 1000),
             clock: ClockQuality::Synchronised,
         }

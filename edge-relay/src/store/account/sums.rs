@@ -78,11 +78,11 @@ impl SumV1 {
 
     /// Whether something that was lost later is in the digest.
     pub(super) fn holds_lost(&self, lost: &SequenceSet) -> bool {
-        let Some(last) = self.end.checked_sub(1).filter(|last| *last >= self.first) else {
+        let Some(end) = self.end.checked_sub(1).filter(|end| *end >= self.first) else {
             return false;
         };
         let missing = SequenceSet::from_pairs(&self.missing);
-        let mut own = SequenceSet::from_pairs(&[(self.first, last)]);
+        let mut own = SequenceSet::from_pairs(&[(self.first, end)]);
         for range in missing.ranges() {
             own.remove(range);
         }
@@ -137,7 +137,9 @@ impl EpochSumsV1 {
                 continue;
             }
             match settled.last_mut() {
-                Some(last) if gone && last_is_gone && last.end == sum.first => last.merge(sum),
+                Some(before) if gone && last_is_gone && before.end == sum.first => {
+                    before.merge(sum);
+                }
                 _ => settled.push(sum),
             }
             last_is_gone = gone;
@@ -153,13 +155,13 @@ impl EpochSumsV1 {
         refused: Vec<Absent>,
         now: &ReceivedAt,
     ) -> Account {
-        let last = match self.sums.last() {
+        let through = match self.sums.last() {
             // What is committed this very moment is for the next account.
             Some(sum) if current => sum.end - 1,
             _ => self.next.saturating_sub(1),
         };
         let lost = SequenceSet::from_pairs(&self.lost);
-        let (mut uncovered, mut unreadable) = (whole(last), SequenceSet::default());
+        let (mut uncovered, mut unreadable) = (whole(through), SequenceSet::default());
         let (mut digest, mut stored) = ([0; 16], 0);
         for sum in &self.sums {
             if let Some(range) = pair(sum.first, sum.end.saturating_sub(1)) {
@@ -177,7 +179,7 @@ impl EpochSumsV1 {
             uncovered.remove(range);
             unreadable.remove(range);
         }
-        let lost = without(&whole(last), &without(&whole(last), &lost));
+        let lost = without(&whole(through), &without(&whole(through), &lost));
         let mut unknown = absent(&uncovered, FORGOTTEN);
         unknown.extend(absent(&unreadable, UNREADABLE));
         unknown.sort_by_key(|range| range.first);
@@ -186,7 +188,7 @@ impl EpochSumsV1 {
             village,
             epoch: Epoch(self.epoch),
             current,
-            through: Sequence(last),
+            through: Sequence(through),
             stored,
             digest: Digest(digest),
             lost: absent(&lost, LOST),

@@ -63,7 +63,7 @@ fn the_account_is_of_all_readings_also_of_those_let_go() {
     let confirm = |a, b| {
         store
             .confirm(epoch, Mark::Forwarded, &[range(a, b)])
-            .unwrap()
+            .unwrap();
     };
     confirm(2, 3000);
     wait_until("later segments are gone", || store.segments().len() <= 2);
