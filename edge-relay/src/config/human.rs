@@ -155,9 +155,9 @@ impl FromStr for Rate {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self.bytes_per_s.saturating_mul(8);
-        if bits != 0 && bits % 1_000_000 == 0 {
+        if bits != 0 && bits.is_multiple_of(1_000_000) {
             write!(f, "{} Mbit/s", bits / 1_000_000)
-        } else if bits != 0 && bits % 1_000 == 0 {
+        } else if bits != 0 && bits.is_multiple_of(1_000) {
             write!(f, "{} kbit/s", bits / 1_000)
         } else {
             write!(f, "{bits} bit/s")

@@ -229,21 +229,16 @@ impl Feed {
     }
 
     /// What is to be read of an epoch: from, and to before.
-    fn bounds(&self, state: &EpochState, lane: FeedLane) -> (Sequence, Sequence) {
-        let line = self.line.as_ref();
-        let line = line.map(|line| line.0.get(&state.epoch).copied().unwrap_or(Sequence(1)));
-        let (cursor, from, to) = match (lane, line) {
-            (FeedLane::Live, line) => {
-                let from = line.unwrap_or(state.next);
-                (self.live.get(&state.epoch), from, state.next)
-            }
-            (FeedLane::Backlog, line) => {
-                let to = line.unwrap_or(state.next).min(state.next);
-                (self.cursors.get(&state.epoch), Sequence(1), to)
-            }
+    fn bounds(&self, state: &EpochState, which: FeedLane) -> (Sequence, Sequence) {
+        let live_from = self.line.as_ref().map_or(state.next, |line| {
+            line.0.get(&state.epoch).copied().unwrap_or(Sequence(1))
+        });
+        let (cursors, from, to) = match which {
+            FeedLane::Live => (&self.live, live_from, state.next),
+            FeedLane::Backlog => (&self.cursors, Sequence(1), live_from.min(state.next)),
         };
-        let from = cursor.copied().unwrap_or(from).max(from);
-        (from.max(state.first_unconfirmed), to)
+        let cursor = cursors.get(&state.epoch).copied().unwrap_or(from);
+        (cursor.max(from).max(state.first_unconfirmed), to)
     }
 
     /// The first from `from` on that was not given out.

@@ -159,7 +159,7 @@ mod tests {
     #[test]
     fn what_is_answered_too_late_was_acknowledged_alone() {
         let mut segments = Segments::default();
-        segments.read(4, 0 * MS);
+        segments.read(4, Duration::ZERO);
         assert_eq!(segments.wrote(228, 500 * MS), headers(104, 0));
         segments.read(4, 600 * MS);
         assert_eq!(segments.closed(900 * MS), headers(52 + 104, 104));
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_long_write_is_acknowledged_at_every_second_segment() {
         let mut segments = Segments::default();
-        assert_eq!(segments.wrote(14_480, 0 * MS), headers(520, 260));
+        assert_eq!(segments.wrote(14_480, Duration::ZERO), headers(520, 260));
         assert_eq!(segments.read(14_480, MS), headers(260, 520));
     }
 
