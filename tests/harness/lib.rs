@@ -8,12 +8,17 @@ pub mod clock;
 pub mod disk;
 pub mod fake_hub;
 pub mod hub;
+pub mod hub_side;
 pub mod journal;
 pub mod ledger;
 pub mod meter;
 pub mod packet;
 pub mod port;
+#[path = "../../hub-bridge/tests/support/postgres.rs"]
+#[allow(missing_docs, reason = "the same file as in the tests of hub-bridge")]
+pub mod postgres;
 pub mod proxy;
+pub mod rabbit;
 pub mod raw;
 pub mod relay;
 pub mod replay;

@@ -4,13 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::mosquitto::free_port;
-
 /// The role and its password; the password counts over TCP.
 const USER: &str = "hub";
 pub const PASSWORD: &str = "hush7342";
 const DATABASE: &str = "solar";
 const DEADLINE: Duration = Duration::from_secs(60);
+
+fn free_port() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().port()
+}
 
 /// A server and its files. Dropping it ends the server and removes them.
 pub struct Postgres {
