@@ -51,12 +51,15 @@ impl World {
         if status.policy.permit.scope == Scope::Nothing {
             let since = *self.policy.closed_since.get_or_insert(now);
             let ended = status.connections == 0 && status.in_flight == 0;
-            self.holds(ended || now - since < LINK_ENDS_WITHIN, || {
-                format!(
-                    "nothing may cross for {:?}, and there is a link: {status:?}",
-                    now - since
-                )
-            });
+            self.holds(
+                ended || now.saturating_sub(since) < LINK_ENDS_WITHIN,
+                || {
+                    format!(
+                        "nothing may cross for {:?}, and there is a link: {status:?}",
+                        now.saturating_sub(since)
+                    )
+                },
+            );
         } else {
             self.policy.closed_since = None;
         }
