@@ -14,8 +14,8 @@
 use fuzz_harness::{Input, within};
 
 use super::bytes::{Reader, put_bytes, put_varint};
-use super::column::{compress, decompress};
-use super::read::decode_within;
+use super::column::compress;
+use super::read::{decode_within, unpack_plan};
 use super::*;
 
 /// What reading may unpack here: small, so that a claim which is believed shows.
@@ -83,21 +83,26 @@ fn sealed(mut out: Vec<u8>) -> Vec<u8> {
     out
 }
 
-/// A written frame with some bytes of its plan or its body changed.
-fn changed(frame: &[u8], input: &mut Input<'_>) -> Vec<u8> {
+/// The parts of a written frame: first sequence, count, plan, body.
+fn parts_of(frame: &[u8]) -> (u64, u64, Vec<u8>, Vec<u8>) {
     let mut from = Reader(&frame[5..frame.len() - 4]);
     from.bytes().unwrap();
     from.take(4).unwrap();
     let (first, count) = (from.varint().unwrap(), from.varint().unwrap());
-    let plan_len = from.size(UNPACKED).unwrap();
-    let packed = from.bytes().unwrap();
-    let mut plan = match frame[4] {
-        0 => decompress(packed, plan_len).unwrap(),
-        _ => zstd::bulk::Decompressor::with_dictionary(DICTIONARIES[0])
-            .and_then(|mut unpacking| unpacking.decompress(packed, plan_len))
-            .unwrap(),
-    };
-    let mut body = from.0.to_vec();
+    let plan_len = from.size(PAYLOAD_BYTES_MAX).unwrap();
+    let plan = unpack_plan(frame[4], from.bytes().unwrap(), plan_len).unwrap();
+    (first, count, plan, from.0.to_vec())
+}
+
+/// The plan of a written frame, unpacked.
+#[cfg(test)]
+pub(super) fn plan_of(frame: &[u8]) -> Vec<u8> {
+    parts_of(frame).2
+}
+
+/// A written frame with some bytes of its plan or its body changed.
+fn changed(frame: &[u8], input: &mut Input<'_>) -> Vec<u8> {
+    let (first, count, mut plan, mut body) = parts_of(frame);
     for _ in 0..=input.byte() % 4 {
         let part = if input.flag() && !body.is_empty() {
             &mut body

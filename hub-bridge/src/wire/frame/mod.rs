@@ -131,6 +131,8 @@ impl Carried {
 }
 
 #[cfg(test)]
+mod example;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod tests;

@@ -75,7 +75,11 @@ pub(super) fn decode_within(frame: &[u8], unpacked_bytes_max: usize) -> Result<F
     })
 }
 
-fn unpack_plan(dictionary: u8, packed: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
+pub(super) fn unpack_plan(
+    dictionary: u8,
+    packed: &[u8],
+    len: usize,
+) -> Result<Vec<u8>, FrameError> {
     let Some(number) = usize::from(dictionary).checked_sub(1) else {
         return decompress(packed, len);
     };
