@@ -70,7 +70,9 @@ impl FromStr for Epoch {
     type Err = InvalidEpoch;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The parser would take a sign for a digit.
         if text.len() == 8
+            && text.bytes().all(|b| b.is_ascii_hexdigit())
             && let Ok(number) = u32::from_str_radix(text, 16)
         {
             return Ok(Self(number));

@@ -238,7 +238,7 @@ impl Columns<'_> {
     }
 }
 
-pub(super) fn decompress(packed: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
+fn decompress(packed: &[u8], len: usize) -> Result<Vec<u8>, FrameError> {
     zstd::bulk::decompress(packed, len)
         .ok()
         .filter(|bytes| bytes.len() == len)

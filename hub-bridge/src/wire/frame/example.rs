@@ -32,7 +32,8 @@ fn readings() -> Vec<Carried> {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x} ")).collect()
+    let each: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    each.join(" ")
 }
 
 /// The hex digits of the page's block that begins with `name`.

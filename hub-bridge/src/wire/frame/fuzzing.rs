@@ -65,13 +65,18 @@ pub(super) fn check(bytes: &[u8]) {
 
 /// A frame with a plan and a body of one's own.
 pub(super) fn forged(first: u64, count: u64, plan: &[u8], body: &[u8]) -> Vec<u8> {
+    claiming(plan.len(), first, count, plan, body)
+}
+
+/// The same, with another length of its plan.
+pub(super) fn claiming(len: usize, first: u64, count: u64, plan: &[u8], body: &[u8]) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
     out.extend([VERSION, 0]);
     put_bytes(&mut out, b"bamenda-01");
     out.extend([1, 2, 3, 4]);
     put_varint(&mut out, first);
     put_varint(&mut out, count);
-    put_varint(&mut out, plan.len() as u64);
+    put_varint(&mut out, len as u64);
     put_bytes(&mut out, &compress(plan, 1).unwrap());
     out.extend(body);
     sealed(out)

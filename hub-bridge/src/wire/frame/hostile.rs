@@ -4,7 +4,7 @@ use fuzz_harness::within;
 
 use super::bytes::{put_bytes, put_varint};
 use super::column::compress;
-use super::fuzzing::forged;
+use super::fuzzing::{claiming, forged};
 use super::read::decode_within;
 use super::*;
 
@@ -133,6 +133,55 @@ fn a_column_that_unpacks_to_another_length_is_refused() {
         put_varint(&mut plan, (body.len() as u64) << 1 | 1);
         assert_eq!(refused(1, 1, &plan, &body), why);
     }
+}
+
+#[test]
+fn a_plan_of_another_length_is_refused() {
+    let mut plan = plan();
+    plan.push(0);
+    columns(&mut plan, 1, 0);
+    plan.extend([0, 0, 0]);
+    for len in [0, plan.len() - 1, plan.len() + 1, 1 << 20] {
+        let read = decode_within(&claiming(len, 1, 1, &plan, &[]), UNPACKED);
+        let why = "a plan that cannot be unpacked, or not to the length it says";
+        assert_eq!(read, Err(FrameError::Damaged(why)), "{len}");
+    }
+}
+
+#[test]
+fn a_number_of_more_than_64_bits_is_refused() {
+    // One client, and 2^64 of them.
+    let mut plan = vec![0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x02];
+    plan.extend(&self::plan()[1..]);
+    plan.push(0);
+    columns(&mut plan, 1, 0);
+    plan.extend([0, 0, 0]);
+    assert_eq!(refused(1, 1, &plan, &[]), "a number of more than 64 bits");
+}
+
+#[test]
+fn what_readings_share_is_counted_for_each() {
+    // 2,000 readings with a set of 1,000 empty user properties.
+    let mut plan = vec![1, 1, b'c', 1, 1, b't', 1, 0, 0, 1];
+    let mut set = vec![0];
+    entries(&mut set, 1_000, &[0, 0]);
+    put_bytes(&mut plan, &set);
+    plan.push(0);
+    columns(&mut plan, 2_000, 0);
+    // Instead of no flags, no times, no sets and no repeats.
+    plan.truncate(plan.len() - 4);
+    plan.push(1);
+    place(&mut plan, &[32; 2_000]);
+    plan.extend([0, 0, 0, 0, 0]);
+    plan.push(0);
+    assert_eq!(refused(1, 2_000, &plan, &[]), TOO_MUCH);
+    // 8,192 payloads with a text of 8 KiB.
+    let mut plan = self::plan();
+    plan.extend([1, 0]);
+    put_bytes(&mut plan, &[b'x'; 8 << 10]);
+    columns(&mut plan, 8_192, 1);
+    plan.extend([0, 0, 0]);
+    assert_eq!(refused(1, 8_192, &plan, &[]), TOO_MUCH);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::bytes::Reader;
-use super::column::{Columns, decompress};
+use super::column::Columns;
 use super::shapes::{self, ReadShape, WHOLE};
 use super::tables::{self, Turns};
 use super::{
@@ -80,12 +80,11 @@ pub(super) fn unpack_plan(
     packed: &[u8],
     len: usize,
 ) -> Result<Vec<u8>, FrameError> {
-    let Some(number) = usize::from(dictionary).checked_sub(1) else {
-        return decompress(packed, len);
+    let known = match dictionary {
+        0 => Some(&[][..]),
+        number => DICTIONARIES.get(usize::from(number) - 1).copied(),
     };
-    let dictionary = DICTIONARIES
-        .get(number)
-        .ok_or(FrameError::Damaged("an unknown dictionary"))?;
+    let dictionary = known.ok_or(FrameError::Damaged("an unknown dictionary"))?;
     zstd::bulk::Decompressor::with_dictionary(dictionary)
         .and_then(|mut decompressor| decompressor.decompress(packed, len))
         .ok()
