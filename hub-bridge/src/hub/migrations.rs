@@ -21,11 +21,18 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "readings",
-    sql: include_str!("../../migrations/0001-readings.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "readings",
+        sql: include_str!("../../migrations/0001-readings.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "accounts-unknown",
+        sql: include_str!("../../migrations/0002-accounts-unknown.sql"),
+    },
+];
 
 /// Why the schema could not be brought up to date.
 #[derive(Debug, thiserror::Error)]

@@ -73,10 +73,12 @@ pub async fn keep_account(client: &impl GenericClient, account: &Account) -> Res
     let (through, stored) = (number(account.through.0), number(account.stored));
     let digest = account.digest.0.as_slice();
     let (lost, refused) = (absent(&account.lost), absent(&account.refused));
+    let unknown = absent(&account.unknown);
+    let tail_unknown_from = account.tail_unknown_from.map(|from| number(from.0));
     let said_us = account.at.0.checked_mul(1000);
     let said_us = said_us.filter(|us| super::calendar_holds(*us)).unwrap_or(0);
     let clock = clock_word(account.clock);
-    let parameters: [&(dyn ToSql + Sync); 10] = [
+    let parameters: [&(dyn ToSql + Sync); 12] = [
         &village,
         &epoch,
         &through,
@@ -87,15 +89,19 @@ pub async fn keep_account(client: &impl GenericClient, account: &Account) -> Res
         &refused,
         &said_us,
         &clock,
+        &unknown,
+        &tail_unknown_from,
     ];
     client
         .execute(
-            "INSERT INTO accounts (village, epoch, through, is_current, stored, digest, lost, refused, said_at, clock)
+            "INSERT INTO accounts (village, epoch, through, is_current, stored, digest, lost, refused, said_at, clock,
+                                   unknown, tail_unknown_from)
              VALUES ($1, $2, $3, $4, $5, $6, $7::text::jsonb, $8::text::jsonb,
-                     'epoch'::timestamptz + $9::int8 * interval '1 microsecond', $10)
+                     'epoch'::timestamptz + $9::int8 * interval '1 microsecond', $10, $11::text::jsonb, $12)
              ON CONFLICT (village, epoch, through) DO UPDATE SET is_current = excluded.is_current,
                  stored = excluded.stored, digest = excluded.digest, lost = excluded.lost,
-                 refused = excluded.refused, said_at = excluded.said_at, clock = excluded.clock, heard_at = now()",
+                 refused = excluded.refused, said_at = excluded.said_at, clock = excluded.clock,
+                 unknown = excluded.unknown, tail_unknown_from = excluded.tail_unknown_from, heard_at = now()",
             &parameters,
         )
         .await?;
