@@ -181,6 +181,107 @@ async fn what_is_missing_is_named_with_its_reason_or_as_unexplained() {
     assert_eq!(only(&audit)["digest"], "equal");
 }
 
+/// The relay lost its account of what it had forwarded and let go: the hub may have it, and that proves nothing.
+#[tokio::test]
+async fn what_a_relay_cannot_speak_of_contradicts_nothing_and_all_else_is_proved() {
+    let Some(postgres) = Postgres::start() else {
+        return;
+    };
+    let (mut client, store) = store(&postgres).await;
+    let relay = relay("bamenda-01", 1, 1000);
+    // Of the unknown ones some are rows and some are not.
+    relay
+        .store(&mut client, &store, |reading| {
+            !(150..=160).contains(&reading.sequence.0)
+        })
+        .await;
+    relay.say(&client, &relay.account(90)).await;
+    let mut account = relay.account_without(900, 101, 200, "forwarded and let go");
+    account.unknown = std::mem::take(&mut account.lost);
+    account.tail_unknown_from = Some(hub_bridge::identity::Sequence(901));
+    relay.say(&client, &account).await;
+    for line in ["", "--deep"] {
+        let (outcome, audit) = look(&mut client, line).await;
+        let epoch = only(&audit);
+        assert_eq!(
+            (&epoch["verdict"], outcome),
+            (&json!("explained"), Outcome::Fine),
+            "{epoch}"
+        );
+        assert_eq!(epoch["digest"], "equal");
+        assert_eq!(epoch["contradictions"], json!([]));
+        assert_eq!(
+            (&epoch["unknown"], &epoch["unknown_missing"]),
+            (&json!(100), &json!(11))
+        );
+        assert_eq!(
+            (&epoch["missing"], &epoch["unexplained"]),
+            (&json!(0), &json!(0))
+        );
+        assert_eq!(ranges(epoch), "150-160 unknown (forwarded and let go)");
+        assert_eq!(epoch["account"]["tail_unknown_from"], 901);
+    }
+    // Two contents of one that it cannot speak of: no digest settles which one is true.
+    let mut other = self::relay("bamenda-01", 1, 1000);
+    for reading in &mut other.readings {
+        reading.payload = "{\"other\":1}".into();
+    }
+    other
+        .store(&mut client, &store, |reading| reading.sequence.0 == 120)
+        .await;
+    let (outcome, audit) = look(&mut client, "").await;
+    assert_eq!(
+        (&only(&audit)["contradictions"], outcome),
+        (&json!(["120 came with two contents"]), Outcome::Alarm)
+    );
+    postgres.psql("DELETE FROM conflicts");
+
+    // A row that is gone is one that was there, whatever the relay knows of it.
+    postgres.psql("DELETE FROM readings WHERE sequence = 110");
+    let (outcome, audit) = look(&mut client, "").await;
+    assert_eq!(
+        ranges(only(&audit)),
+        "110-110 removed, 150-160 unknown (forwarded and let go)"
+    );
+    assert_eq!(
+        (&only(&audit)["verdict"], &only(&audit)["digest"], outcome),
+        (&json!("unexplained"), &json!("equal"), Outcome::Alarm)
+    );
+    // Outside of what is unknown a missing row is missing.
+    postgres.psql(
+        "DELETE FROM readings WHERE sequence = 400; UPDATE progress SET stored = stored - '{[110,111),[400,401)}'::int8multirange",
+    );
+    let (outcome, audit) = look(&mut client, "").await;
+    let epoch = only(&audit);
+    assert_eq!(
+        ranges(epoch),
+        "110-110 unknown (forwarded and let go), 150-160 unknown (forwarded and let go), 400-400 unexplained"
+    );
+    assert_eq!(
+        (&epoch["missing"], &epoch["unexplained"], &epoch["digest"]),
+        (&json!(1), &json!(1), &json!("incomparable"))
+    );
+    assert_eq!(epoch["contradictions"], json!([]), "{epoch}");
+    assert_eq!(
+        (&epoch["verdict"], outcome),
+        (&json!("unexplained"), Outcome::Alarm)
+    );
+    // And one that is another reading is found.
+    relay
+        .store(&mut client, &store, |reading| reading.sequence.0 == 400)
+        .await;
+    postgres.psql("UPDATE readings SET digest = '\\x00112233445566778899aabbccddeeff' WHERE sequence IN (130, 401)");
+    let (outcome, audit) = look(&mut client, "").await;
+    let epoch = only(&audit);
+    assert_eq!(
+        (&epoch["verdict"], outcome),
+        (&json!("contradicted"), Outcome::Alarm)
+    );
+    assert_eq!(epoch["differs_in"], json!([{"first": 91, "last": 900}]));
+    postgres.psql("UPDATE readings SET digest = substr(sha256(convert_to(topic, 'UTF8') || '\\x00'::bytea || payload), 1, 16) WHERE sequence = 401");
+    assert_eq!(look(&mut client, "").await.0, Outcome::Fine);
+}
+
 #[tokio::test]
 async fn a_row_that_is_another_reading_is_found_and_its_place_too() {
     let Some(postgres) = Postgres::start() else {

@@ -331,16 +331,23 @@ async fn dead_letters_are_counted_and_accounts_replaced() {
         }],
         refused: Vec::new(),
         unknown: Vec::new(),
-        tail_unknown_from: Some(Sequence(90)),
+        tail_unknown_from: None,
         at: UnixMillis(TIME_MS),
         clock: ClockQuality::Synchronised,
     };
     keep_account(&client, &account).await.unwrap();
-    account.stored = 98;
+    account.stored = 97;
+    account.unknown = vec![hub_bridge::wire::account::Absent {
+        first: Sequence(7),
+        last: Sequence(8),
+        reason: "let go".to_owned(),
+    }];
+    account.tail_unknown_from = Some(Sequence(101));
     keep_account(&client, &account).await.unwrap();
-    let kept = "SELECT village, epoch, through, stored, lost->0->>'first', refused, unknown, tail_unknown_from, said_at FROM accounts";
+    let kept = "SELECT village, epoch, through, stored, lost->0->>'first', refused, unknown->0->>'last', tail_unknown_from,
+                       said_at FROM accounts";
     assert_eq!(
         postgres.psql(kept),
-        "bamenda-01|00000007|100|98|5|[]|[]|90|2026-05-28 20:26:40+00"
+        "bamenda-01|00000007|100|97|5|[]|8|101|2026-05-28 20:26:40+00"
     );
 }

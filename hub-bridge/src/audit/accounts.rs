@@ -3,14 +3,15 @@
 use tokio_postgres::Transaction;
 
 use crate::clock::{ClockQuality, UnixMillis};
-use crate::identity::{Epoch, Sequence};
+use crate::identity::{Epoch, Sequence, SequenceRange};
 use crate::wire::account::Absent;
 use crate::wire::digest::Digest;
 
 use super::AuditError;
 
 const ACCOUNTS: &str = "
-SELECT through, is_current, stored, digest, lost::text AS lost, refused::text AS refused, clock,
+SELECT through, is_current, stored, digest, lost::text AS lost, refused::text AS refused, unknown::text AS unknown,
+       tail_unknown_from, clock,
        (extract(epoch FROM said_at) * 1000)::bigint AS said_ms, (extract(epoch FROM heard_at) * 1000)::bigint AS heard_ms
 FROM accounts WHERE village = $1 AND epoch = $2 ORDER BY through, heard_at";
 
@@ -23,12 +24,16 @@ pub struct Said {
     pub is_current: bool,
     /// Readings in `digest`.
     pub stored: u64,
-    /// Of all readings up to `through` but the lost ones.
+    /// Of all readings up to `through` but the lost and the unknown ones.
     pub digest: Digest,
     /// What damage took.
     pub lost: Vec<Absent>,
     /// What the hub did not take.
     pub refused: Vec<Absent>,
+    /// What it cannot speak of: rows of these may be there, and it says nothing of them.
+    pub unknown: Vec<Absent>,
+    /// From here on nobody knows whether readings were received: the end of an epoch that is over was damaged.
+    pub tail_unknown_from: Option<Sequence>,
     /// By the relay's clock.
     pub said_at: UnixMillis,
     /// Whether that clock was synchronised.
@@ -48,8 +53,10 @@ pub enum Contradiction {
         /// Of the later one.
         through: Sequence,
     },
-    /// Stored and lost are not all there are.
-    #[error("an account of {through} sequences says that {stored} are stored and {lost} lost")]
+    /// Stored, lost and unknown are not all there are.
+    #[error(
+        "an account of {through} sequences says that {stored} are stored, {lost} lost and {unknown} unknown"
+    )]
     Sum {
         /// The last sequence.
         through: Sequence,
@@ -57,6 +64,8 @@ pub enum Contradiction {
         stored: u64,
         /// Lost, it says.
         lost: u64,
+        /// It cannot speak of so many.
+        unknown: u64,
     },
 }
 
@@ -89,6 +98,9 @@ fn said(row: &tokio_postgres::Row, village: &str, epoch: Epoch) -> Result<Said, 
         let json: String = row.try_get(column)?;
         serde_json::from_str(&json).map_err(|_| bad(column))
     };
+    let tail: Option<i64> = row.try_get("tail_unknown_from")?;
+    let tail = tail.map(|from| u64::try_from(from).map_err(|_| bad("tail_unknown_from")));
+    let tail = tail.transpose()?;
     let digest: &[u8] = row.try_get("digest")?;
     let clock: &str = row.try_get("clock")?;
     Ok(Said {
@@ -98,6 +110,8 @@ fn said(row: &tokio_postgres::Row, village: &str, epoch: Epoch) -> Result<Said, 
         digest: Digest(digest.try_into().map_err(|_| bad("digest"))?),
         lost: ranges("lost")?,
         refused: ranges("refused")?,
+        unknown: ranges("unknown")?,
+        tail_unknown_from: tail.map(Sequence),
         said_at: UnixMillis(row.try_get("said_ms")?),
         clock: match clock {
             "synchronised" => ClockQuality::Synchronised,
@@ -136,15 +150,21 @@ fn is_later(before: &Said, said: &Said) -> bool {
 }
 
 fn in_itself(said: &Said) -> Option<Contradiction> {
-    let lost = said.lost.iter().fold(0_u64, |sum, absent| {
-        let range = crate::identity::SequenceRange::new(absent.first, absent.last);
-        sum.saturating_add(range.map_or(0, |range| range.count()))
-    });
-    let sum = said.stored.saturating_add(lost);
+    let (lost, unknown) = (count(&said.lost), count(&said.unknown));
+    let sum = said.stored.saturating_add(lost).saturating_add(unknown);
     (sum != said.through.0).then_some(Contradiction::Sum {
         through: said.through,
         stored: said.stored,
         lost,
+        unknown,
+    })
+}
+
+/// As it was said: what is named twice counts twice, and does not add up.
+fn count(absent: &[Absent]) -> u64 {
+    absent.iter().fold(0_u64, |sum, absent| {
+        let range = SequenceRange::new(absent.first, absent.last);
+        sum.saturating_add(range.map_or(0, |range| range.count()))
     })
 }
 
@@ -160,6 +180,8 @@ pub(super) mod tests {
             digest: Digest::default(),
             lost: Vec::new(),
             refused: Vec::new(),
+            unknown: Vec::new(),
+            tail_unknown_from: None,
             said_at: UnixMillis(said),
             clock: ClockQuality::Synchronised,
             heard_at: UnixMillis(heard),
@@ -197,6 +219,17 @@ pub(super) mod tests {
             [Contradiction::Sum { lost: 2, .. }]
         ));
         said.stored = 8;
+        assert_eq!(contradictions(&[said.clone()]), []);
+        said.unknown.push(Absent {
+            first: Sequence(5),
+            last: Sequence(5),
+            reason: "let go".to_owned(),
+        });
+        assert!(matches!(
+            contradictions(&[said.clone()])[..],
+            [Contradiction::Sum { unknown: 1, .. }]
+        ));
+        said.stored = 7;
         assert_eq!(contradictions(&[said]), []);
     }
 }

@@ -1,13 +1,18 @@
 //! The rows of an epoch against what its relay said: which there are, and whether they are the same ones.
 //!
-//! The rows come in the order of their sequences and are summed up between one account and the next, so that a mismatch has a
-//! place. Memory is that of the accounts and of the holes, whatever the rows.
+//! The rows come in the order of their sequences and are summed up; the sum is kept wherever an account ends, or what it
+//! leaves out begins or ends. So each account's own sum can be had of them, and a mismatch has a place. Memory is that of the
+//! accounts and of the holes, whatever the rows.
+
+use std::collections::BTreeSet;
 
 use futures_util::TryStreamExt as _;
 use tokio_postgres::Transaction;
 use tokio_postgres::types::ToSql;
 
 use crate::identity::{Epoch, Sequence, SequenceRange};
+use crate::ranges::Ranges;
+use crate::wire::account::Absent;
 use crate::wire::digest::{Digest, SetDigest, of_reading};
 
 use super::AuditError;
@@ -42,21 +47,38 @@ pub struct Rows {
     pub twice: Vec<Sequence>,
     /// Rows whose topic and payload have another digest than theirs; always empty without [`Depth::Payloads`].
     pub damaged: Vec<Sequence>,
-    /// Between one account and the next, in order.
-    pub blocks: Vec<Block>,
+    /// Where an account ends, or what it leaves out begins or ends, in order.
+    pub sums: Vec<Sum>,
 }
 
-/// The rows after one account and up to the next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Block {
-    /// The last sequence of the account.
+/// The rows up to a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sum {
+    /// The last sequence.
     pub through: Sequence,
-    /// How many rows.
-    pub count: u64,
-    /// Of those rows.
-    pub all: SetDigest,
-    /// Of those that the newest account does not call lost.
-    pub kept: SetDigest,
+    /// Of all rows up to it.
+    pub digest: SetDigest,
+}
+
+impl Rows {
+    /// The digest of the rows in `sequences`, whose ends are those of sums.
+    fn digest_of(&self, sequences: &Ranges) -> SetDigest {
+        let mut digest = SetDigest::default();
+        for range in sequences.iter() {
+            add(&mut digest, self.upto(range.last));
+            add(
+                &mut digest,
+                self.upto(Sequence(range.first.0.saturating_sub(1))),
+            );
+        }
+        digest
+    }
+
+    fn upto(&self, through: Sequence) -> SetDigest {
+        let at = self.sums.binary_search_by_key(&through, |sum| sum.through);
+        let sum = at.ok().and_then(|at| self.sums.get(at));
+        sum.map_or(SetDigest::default(), |sum| sum.digest)
+    }
 }
 
 /// What of an account a digest proves.
@@ -127,36 +149,32 @@ pub async fn rows(
 
 struct Reader {
     epoch: Epoch,
-    /// What the newest account calls lost and is still ahead: the next one last.
-    lost: Vec<SequenceRange>,
-    /// The accounts' ends that are still ahead, in reverse.
+    /// Where sums are kept and that is still ahead, in reverse.
     ahead: Vec<Sequence>,
+    sum: SetDigest,
     rows: Rows,
 }
 
 impl Reader {
     fn new(epoch: Epoch, accounts: &[Said]) -> Self {
-        let newest = accounts.last();
-        let lost = newest.into_iter().flat_map(|said| &said.lost);
-        let mut lost: Vec<SequenceRange> = lost
-            .filter_map(|absent| SequenceRange::new(absent.first, absent.last))
-            .collect();
-        lost.sort_by(|one, other| other.cmp(one));
-        let mut ahead: Vec<Sequence> = accounts.iter().map(|said| said.through).collect();
-        ahead.sort_by(|one, other| other.cmp(one));
-        ahead.dedup();
+        let mut ends = BTreeSet::new();
+        for said in accounts {
+            let ranges = [spoken(said), certain(said)];
+            for range in ranges.iter().flat_map(Ranges::iter) {
+                ends.insert(Sequence(range.first.0.saturating_sub(1)));
+                ends.insert(range.last);
+            }
+        }
         Self {
             epoch,
-            lost,
-            ahead,
+            ahead: ends.into_iter().rev().collect(),
+            sum: SetDigest::default(),
             rows: Rows::default(),
         }
     }
 
     fn take(&mut self, sequence: Sequence, digest: Digest) {
-        while self.ahead.last().is_some_and(|through| *through < sequence) {
-            self.end_block();
-        }
+        self.keep_sums(sequence);
         match self.rows.ranges.last_mut() {
             Some(last) if last.last == sequence => {
                 self.rows.twice.push(sequence);
@@ -166,65 +184,57 @@ impl Reader {
             _ => self.rows.ranges.push(SequenceRange::one(sequence)),
         }
         self.rows.count += 1;
-        if self.ahead.is_empty() {
-            return;
-        }
-        if self.rows.blocks.is_empty() {
-            self.begin_block();
-        }
-        while self.lost.pop_if(|range| range.last < sequence).is_some() {}
-        let next = self.lost.last();
-        let is_lost = next.is_some_and(|range| range.contains(sequence));
-        if let Some(block) = self.rows.blocks.last_mut() {
-            block.count += 1;
-            block.all.toggle(self.epoch, sequence, digest);
-            if !is_lost {
-                block.kept.toggle(self.epoch, sequence, digest);
-            }
+        if !self.ahead.is_empty() {
+            self.sum.toggle(self.epoch, sequence, digest);
         }
     }
 
-    fn begin_block(&mut self) {
-        if let Some(through) = self.ahead.last() {
-            self.rows.blocks.push(Block {
-                through: *through,
-                count: 0,
-                all: SetDigest::default(),
-                kept: SetDigest::default(),
-            });
+    /// The sums that end before `next`.
+    fn keep_sums(&mut self, next: Sequence) {
+        while let Some(through) = self.ahead.pop_if(|through| *through < next) {
+            let digest = self.sum;
+            self.rows.sums.push(Sum { through, digest });
         }
-    }
-
-    fn end_block(&mut self) {
-        if self.rows.blocks.is_empty() {
-            self.begin_block();
-        }
-        self.ahead.pop();
-        self.begin_block();
     }
 
     fn finish(mut self) -> Rows {
-        while !self.ahead.is_empty() {
-            self.end_block();
-        }
+        self.keep_sums(Sequence(u64::MAX));
         self.rows
     }
 }
 
-/// Whether the rows up to an account are what it says; `missing` is how many of the readings in its digest are no rows.
-///
-/// A lost reading may have become a row before it was lost, and the digest may or may not have it: either sum proves.
-pub fn proof(rows: &Rows, said: &Said, missing: u64) -> Proof {
-    let blocks = rows
-        .blocks
-        .iter()
-        .filter(|block| block.through <= said.through);
-    let (mut all, mut kept) = (SetDigest::default(), SetDigest::default());
-    for block in blocks {
-        add(&mut all, block.all);
-        add(&mut kept, block.kept);
+/// The sequences that an account speaks of.
+pub fn spoken(said: &Said) -> Ranges {
+    let mut spoken = Ranges::default();
+    if let Some(all) = SequenceRange::new(Sequence::FIRST, said.through) {
+        spoken.insert(all);
     }
-    if [all.0, kept.0].contains(&said.digest) {
+    without(spoken, &said.unknown)
+}
+
+/// Those of which it says that they are in its digest.
+fn certain(said: &Said) -> Ranges {
+    without(spoken(said), &said.lost)
+}
+
+fn without(mut sequences: Ranges, absent: &[Absent]) -> Ranges {
+    for absent in absent {
+        if let Some(range) = SequenceRange::new(absent.first, absent.last) {
+            sequences.remove(range);
+        }
+    }
+    sequences
+}
+
+/// What the rows make of an account's digest. A lost reading may have become a row before it was lost, and the digest may or
+/// may not have it: either sum proves.
+fn sums(rows: &Rows, said: &Said) -> [SetDigest; 2] {
+    [spoken(said), certain(said)].map(|sequences| rows.digest_of(&sequences))
+}
+
+/// Whether the rows up to an account are what it says; `missing` is how many of the readings in its digest are no rows.
+pub fn proof(rows: &Rows, said: &Said, missing: u64) -> Proof {
+    if sums(rows, said).contains(&SetDigest(said.digest)) {
         Proof::Equal
     } else if missing > 0 {
         Proof::Incomparable
@@ -233,28 +243,51 @@ pub fn proof(rows: &Rows, said: &Said, missing: u64) -> Proof {
     }
 }
 
-/// The sequences between two accounts in which the rows differ from what the relay stored, where the accounts can tell.
-pub fn differing(rows: &Rows, accounts: &[Said]) -> Vec<SequenceRange> {
+/// The sequences that one account speaks of and the one before does not, or the other way round, where the rows differ from
+/// what the relay stored; not those of which some are `missing`, where the accounts cannot tell.
+pub fn differing(rows: &Rows, accounts: &[Said], missing: &[SequenceRange]) -> Vec<SequenceRange> {
     let mut found = Vec::new();
-    let mut before = (Sequence(0), Digest::default());
-    let mut blocks = rows.blocks.iter();
+    let mut before = (
+        Ranges::default(),
+        Digest::default(),
+        [SetDigest::default(); 2],
+    );
     for said in accounts {
-        let (mut all, mut kept) = (SetDigest::default(), SetDigest::default());
-        for block in blocks.by_ref() {
-            add(&mut all, block.all);
-            add(&mut kept, block.kept);
-            if block.through >= said.through {
-                break;
-            }
-        }
+        let (certain, sums) = (certain(said), sums(rows, said));
         let mut between = SetDigest(before.1);
         add(&mut between, SetDigest(said.digest));
-        if ![all, kept].contains(&between) {
-            found.extend(SequenceRange::new(before.0.next(), said.through));
+        let proved = before.2.iter().any(|earlier| {
+            sums.iter().any(|later| {
+                let mut sum = *earlier;
+                add(&mut sum, *later);
+                sum == between
+            })
+        });
+        if !proved {
+            found.extend(place(&before.0, &certain, missing));
         }
-        before = (said.through, said.digest);
+        before = (certain, said.digest, sums);
     }
     found
+}
+
+/// From the first to the last sequence that only one of two accounts speaks of; `None` where one of them is missing.
+fn place(one: &Ranges, other: &Ranges, missing: &[SequenceRange]) -> Option<SequenceRange> {
+    let mut only = Ranges::default();
+    for (from, away) in [(one, other), (other, one)] {
+        let mut left = from.clone();
+        away.iter().for_each(|range| left.remove(range));
+        left.iter().for_each(|range| only.insert(range));
+    }
+    let mut there = only.clone();
+    missing.iter().for_each(|range| there.remove(*range));
+    if there != only {
+        return None;
+    }
+    let mut ranges = only.iter();
+    let first = ranges.next()?;
+    let last = ranges.last().unwrap_or(first);
+    SequenceRange::new(first.first, last.last)
 }
 
 /// Sums of sets that have nothing in common.
@@ -300,16 +333,16 @@ mod tests {
     fn the_same_rows_are_proved_and_a_changed_one_is_not() {
         let accounts = [said(10), said(25), said(30)];
         let rows = read(&accounts, good(1..=40));
-        assert_eq!((rows.count, rows.blocks.len()), (40, 3));
+        assert_eq!((rows.count, rows.sums.len()), (40, 4), "0, 10, 25, 30");
         assert_eq!(proof(&rows, &accounts[2], 0), Proof::Equal);
-        assert_eq!(differing(&rows, &accounts), []);
+        assert_eq!(differing(&rows, &accounts, &[]), []);
 
         let changed = good(1..=40).map(|(n, d)| (n, if n == 17 { digest(n, "x") } else { d }));
         let rows = read(&accounts, changed);
         assert_eq!(proof(&rows, &accounts[0], 0), Proof::Equal);
         assert_eq!(proof(&rows, &accounts[2], 0), Proof::Differs);
         let place = SequenceRange::new(Sequence(11), Sequence(25)).unwrap();
-        assert_eq!(differing(&rows, &accounts), [place]);
+        assert_eq!(differing(&rows, &accounts, &[]), [place]);
     }
 
     #[test]
@@ -325,7 +358,7 @@ mod tests {
         assert_eq!(rows.count, 8);
         assert_eq!(proof(&rows, &accounts[0], 4), Proof::Incomparable);
         let none = read(&accounts, []);
-        assert_eq!((none.count, none.blocks.len()), (0, 1));
+        assert_eq!((none.count, none.sums.len()), (0, 2));
     }
 
     #[test]
@@ -355,5 +388,52 @@ mod tests {
             };
             assert_eq!(proof(&rows, &accounts[0], 0), expected, "{has_row}");
         }
+    }
+
+    #[test]
+    fn rows_of_what_is_unknown_are_left_out_and_all_others_count() {
+        let unknown = |said: &mut Said, first, last| {
+            let mut sum = SetDigest(said.digest);
+            (first..=last).for_each(|n| sum.toggle(EPOCH, Sequence(n), digest(n, "t")));
+            said.digest = sum.0;
+            said.unknown.push(Absent {
+                first: Sequence(first),
+                last: Sequence(last),
+                reason: "let go".to_owned(),
+            });
+        };
+        let (mut second, mut third) = (said(25), said(30));
+        unknown(&mut second, 1, 6);
+        unknown(&mut third, 1, 6);
+        unknown(&mut third, 12, 13);
+        // The first one spoke before anything was forgotten.
+        let accounts = [said(10), second, third];
+        let some = good(1..=40).filter(|(n, _)| ![2, 12].contains(n));
+        for rows in [read(&accounts, good(1..=40)), read(&accounts, some)] {
+            assert_eq!(proof(&rows, &accounts[2], 0), Proof::Equal);
+        }
+        let rows = read(&accounts, good(1..=40));
+        assert_eq!(differing(&rows, &accounts, &[]), []);
+        let gone = SequenceRange::one(Sequence(2));
+        let rows = read(&accounts, good(1..=40).filter(|(n, _)| *n != 2));
+        assert_eq!(differing(&rows, &accounts, &[gone]), []);
+
+        let changed = |changed| {
+            let rows =
+                good(1..=40).map(move |(n, d)| (n, if n == changed { digest(n, "x") } else { d }));
+            read(&accounts, rows)
+        };
+        for (row, expected) in [
+            (2, Proof::Equal),
+            (7, Proof::Differs),
+            (13, Proof::Equal),
+            (14, Proof::Differs),
+            (30, Proof::Differs),
+            (31, Proof::Equal),
+        ] {
+            assert_eq!(proof(&changed(row), &accounts[2], 0), expected, "{row}");
+        }
+        let place = SequenceRange::new(Sequence(12), Sequence(30)).unwrap();
+        assert_eq!(differing(&changed(29), &accounts, &[]), [place]);
     }
 }

@@ -5,6 +5,7 @@ use serde::Serialize;
 use tokio_postgres::Transaction;
 
 use crate::identity::{Epoch, Sequence, SequenceRange};
+use crate::ranges::Ranges;
 use crate::wire::digest::Digest;
 
 use super::AuditError;
@@ -41,11 +42,15 @@ pub struct EpochAudit {
     pub rows: u64,
     /// Rows beyond the account: they came after it.
     pub rows_beyond: u64,
-    /// Readings that are no rows, up to the account (without one: up to the last row).
+    /// Readings that are no rows, up to the account (without one: up to the last row); none of which it cannot speak.
     pub missing: u64,
     /// Of those, the ones without a reason.
     pub unexplained: u64,
-    /// Which ones and why: the first 1,000 ranges.
+    /// Sequences that the newest account cannot speak of: not proved, and not expected.
+    pub unknown: u64,
+    /// Of those, the ones that are no rows.
+    pub unknown_missing: u64,
+    /// What is no row, and why: the first 1,000 ranges, those included that the account cannot speak of.
     pub missing_ranges: Vec<MissingRange>,
     /// `equal`, `differs`, or `incomparable` where readings are missing that the account's digest has; `None` without one.
     pub digest: Option<&'static str>,
@@ -76,6 +81,8 @@ pub struct AccountSaid {
     pub current: bool,
     /// When, by the relay's clock.
     pub said_at: Option<Timestamp>,
+    /// The end of the epoch was damaged: nobody knows whether readings were received from here on.
+    pub tail_unknown_from: Option<Sequence>,
     /// How many accounts of the epoch there are.
     pub accounts: usize,
 }
@@ -87,7 +94,7 @@ pub struct MissingRange {
     pub first: Sequence,
     /// The last one.
     pub last: Sequence,
-    /// `lost`, `refused`, `removed`, `awaited` or `unexplained`.
+    /// `lost`, `refused`, `unknown`, `removed`, `awaited` or `unexplained`.
     pub cause: &'static str,
     /// The relay's reason.
     pub reason: Option<String>,
@@ -142,10 +149,11 @@ fn missing(
 ) -> Vec<Missing> {
     // A stray row is there, whatever was noted.
     let never = subtract(never, &rows.ranges);
-    let (lost, refused) = accounts
-        .last()
-        .map_or((&[][..], &[][..]), |said| (&said.lost, &said.refused));
-    let mut missing = await_late(explain(&never, lost, refused), accounts, rules);
+    let explained = match accounts.last() {
+        Some(said) => explain(&never, &said.lost, &said.refused, &said.unknown),
+        None => explain(&never, &[], &[], &[]),
+    };
+    let mut missing = await_late(explained, accounts, rules);
     missing.extend(
         subtract(stored, &rows.ranges)
             .into_iter()
@@ -202,14 +210,16 @@ impl Found<'_> {
         let unexplained = self.count(|cause| match cause {
             Cause::Unexplained => true,
             Cause::Removed => !rules.allow_removed,
-            Cause::Lost(_) | Cause::Refused(_) | Cause::Awaited => false,
+            Cause::Lost(_) | Cause::Refused(_) | Cause::Unknown(_) | Cause::Awaited => false,
         });
-        let missing = self.count(|_| true);
+        let missing = self.count(|cause| !matches!(cause, Cause::Unknown(_)));
+        let unknown = newest.map_or(0, unknown);
         let evidence = Evidence {
             proof,
             contradictions: contradictions.len(),
             unexplained,
             explained: missing - unexplained,
+            unspoken: unknown > 0 || newest.is_some_and(|said| said.tail_unknown_from.is_some()),
         };
         let differs_in = match proof {
             None | Some(Proof::Equal) => Vec::new(),
@@ -224,12 +234,15 @@ impl Found<'_> {
                 digest: said.digest,
                 current: said.is_current,
                 said_at: Timestamp::from_millisecond(said.said_at.0).ok(),
+                tail_unknown_from: said.tail_unknown_from,
                 accounts: self.accounts.len(),
             }),
             rows: self.rows.count,
             rows_beyond: newest.map_or(0, |said| self.beyond(said.through)),
             missing,
             unexplained,
+            unknown,
+            unknown_missing: self.count(|cause| matches!(cause, Cause::Unknown(_))),
             missing_ranges: self
                 .missing
                 .iter()
@@ -253,29 +266,18 @@ impl Found<'_> {
 
     /// How many readings are in an account's digest and are no rows.
     fn absent(&self, said: &Said) -> u64 {
-        let upto = SequenceRange::new(Sequence::FIRST, said.through);
-        let in_digest = self
-            .missing
-            .iter()
-            .filter(|m| !matches!(m.cause, Cause::Lost(_)));
-        let parts = in_digest.filter_map(|missing| common(missing.range, upto?));
-        parts.map(|range| range.count()).sum()
+        let spoken: Vec<SequenceRange> = digests::spoken(said).iter().collect();
+        let named = |m: &&Missing| matches!(m.cause, Cause::Lost(_) | Cause::Unknown(_));
+        let in_digest = self.missing.iter().filter(|missing| !named(missing));
+        let in_digest: Vec<SequenceRange> = in_digest.map(|missing| missing.range).collect();
+        count(&in_digest) - count(&subtract(&in_digest, &spoken))
     }
 
-    /// The blocks that differ; not those that only miss readings.
+    /// Where rows and accounts differ; not where readings are only missing.
     fn differing(&self) -> Vec<SequenceRange> {
-        let misses = |block: &SequenceRange| {
-            let mut gone = self
-                .missing
-                .iter()
-                .filter(|m| !matches!(m.cause, Cause::Lost(_)));
-            gone.any(|missing| common(missing.range, *block).is_some())
-        };
-        let blocks = digests::differing(self.rows, self.accounts).into_iter();
-        blocks
-            .filter(|block| !misses(block))
-            .take(NAMED_MAX)
-            .collect()
+        let missing: Vec<SequenceRange> = self.missing.iter().map(|m| m.range).collect();
+        let differing = digests::differing(self.rows, self.accounts, &missing);
+        differing.into_iter().take(NAMED_MAX).collect()
     }
 
     fn beyond(&self, through: Sequence) -> u64 {
@@ -306,15 +308,21 @@ impl Found<'_> {
             format!("row {sequence} has a topic and payload of another digest than its own")
         }));
         // Where the digest is proved, the row is the true one, and what came beside it is settled.
-        let proved = match proof {
-            Some(Proof::Equal) => self.accounts.last().map(|said| said.through),
-            _ => None,
+        let proved = match (proof, self.accounts.last()) {
+            (Some(Proof::Equal), Some(said)) => digests::spoken(said),
+            _ => Ranges::default(),
         };
-        let open = self
-            .conflicts
-            .iter()
-            .filter(|sequence| proved < Some(**sequence));
+        let open = self.conflicts.iter().filter(|s| !proved.contains(**s));
         found.extend(open.map(|sequence| format!("{sequence} came with two contents")));
         found
     }
+}
+
+/// How many of an account's sequences it cannot speak of.
+fn unknown(said: &Said) -> u64 {
+    let spoken: u64 = digests::spoken(said)
+        .iter()
+        .map(|range| range.count())
+        .sum();
+    said.through.0.saturating_sub(spoken)
 }

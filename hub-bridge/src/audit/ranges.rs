@@ -10,6 +10,8 @@ pub enum Cause {
     Lost(String),
     /// The hub did not take them, the village keeps them: the relay's reason.
     Refused(String),
+    /// The relay cannot speak of them, and says why: the hub may never have had them.
+    Unknown(String),
     /// They were rows, and are not any more.
     Removed,
     /// No account spoke of them until lately: they may still come.
@@ -24,6 +26,7 @@ impl Cause {
         match self {
             Self::Lost(_) => "lost",
             Self::Refused(_) => "refused",
+            Self::Unknown(_) => "unknown",
             Self::Removed => "removed",
             Self::Awaited => "awaited",
             Self::Unexplained => "unexplained",
@@ -33,7 +36,7 @@ impl Cause {
     /// The relay's reason.
     pub fn reason(&self) -> Option<&str> {
         match self {
-            Self::Lost(reason) | Self::Refused(reason) => Some(reason),
+            Self::Lost(reason) | Self::Refused(reason) | Self::Unknown(reason) => Some(reason),
             Self::Removed | Self::Awaited | Self::Unexplained => None,
         }
     }
@@ -48,8 +51,13 @@ pub struct Missing {
     pub cause: Cause,
 }
 
-/// Gives each part of `missing` (in order, apart) the cause that the relay named for it; what it named twice is lost.
-pub fn explain(missing: &[SequenceRange], lost: &[Absent], refused: &[Absent]) -> Vec<Missing> {
+/// Gives each part of `missing` (in order, apart) the cause that the relay named for it; what it named twice has the first of them.
+pub fn explain(
+    missing: &[SequenceRange],
+    lost: &[Absent],
+    refused: &[Absent],
+    unknown: &[Absent],
+) -> Vec<Missing> {
     let mut explained = Vec::new();
     let mut rest = missing.to_vec();
     for absent in lost {
@@ -58,6 +66,10 @@ pub fn explain(missing: &[SequenceRange], lost: &[Absent], refused: &[Absent]) -
     }
     for absent in refused {
         let cause = Cause::Refused(absent.reason.clone());
+        take(&mut rest, absent, &cause, &mut explained);
+    }
+    for absent in unknown {
+        let cause = Cause::Unknown(absent.reason.clone());
         take(&mut rest, absent, &cause, &mut explained);
     }
     explained.extend(rest.into_iter().map(|range| Missing {
@@ -138,6 +150,7 @@ mod tests {
             &missing,
             &[absent(8, 22, "a segment was damaged")],
             &[absent(21, 25, "too large"), absent(100, 120, "too large")],
+            &[absent(25, 26, "let go")],
         );
         assert_eq!(
             told(&explained),
@@ -146,16 +159,17 @@ mod tests {
                 "8-10 lost",
                 "20-22 lost",
                 "23-25 refused",
-                "26-30 unexplained"
+                "26 unknown",
+                "27-30 unexplained"
             ]
         );
         assert_eq!(
-            told(&explain(&missing, &[], &[])),
+            told(&explain(&missing, &[], &[], &[])),
             ["5-10 unexplained", "20-30 unexplained"]
         );
         let backwards = [absent(30, 20, "nonsense")];
         assert_eq!(
-            told(&explain(&missing[1..], &backwards, &[])),
+            told(&explain(&missing[1..], &backwards, &[], &backwards)),
             ["20-30 unexplained"]
         );
     }

@@ -10,7 +10,7 @@ use super::digests::Proof;
 pub enum Verdict {
     /// Every reading that the relay stored is a row, and is the same one.
     Complete,
-    /// Some are missing, each with a reason.
+    /// Some are missing, or cannot be spoken of, each with a reason.
     Explained,
     /// Rows are there, and the relay never gave an account of them.
     Unproved,
@@ -44,6 +44,8 @@ pub struct Evidence {
     pub unexplained: u64,
     /// Missing readings with one.
     pub explained: u64,
+    /// The account cannot speak of all of them: what it does not speak of is not proved.
+    pub unspoken: bool,
 }
 
 impl Evidence {
@@ -54,12 +56,13 @@ impl Evidence {
             contradictions,
             unexplained,
             explained,
+            unspoken,
         } = self;
         match (contradictions, proof) {
             (1.., _) | (_, Some(Proof::Differs)) => Verdict::Contradicted,
             (0, None) => Verdict::Unproved,
             (0, Some(_)) if unexplained > 0 => Verdict::Unexplained,
-            (0, Some(_)) if explained > 0 => Verdict::Explained,
+            (0, Some(_)) if explained > 0 || unspoken => Verdict::Explained,
             (0, Some(Proof::Equal)) => Verdict::Complete,
             // Nothing is missing, so there is nothing that could not be compared.
             (0, Some(Proof::Incomparable)) => Verdict::Contradicted,
@@ -79,6 +82,7 @@ mod tests {
                 contradictions,
                 unexplained,
                 explained,
+                unspoken: false,
             }
             .verdict()
         };
@@ -95,6 +99,20 @@ mod tests {
         );
         assert_eq!(verdict(equal, 1, 0, 0), Verdict::Contradicted);
         assert_eq!(verdict(None, 1, 0, 0), Verdict::Contradicted);
+        for (proof, expected) in [
+            (equal, Verdict::Explained),
+            (None, Verdict::Unproved),
+            (Some(Proof::Differs), Verdict::Contradicted),
+        ] {
+            let evidence = Evidence {
+                proof,
+                contradictions: 0,
+                unexplained: 0,
+                explained: 0,
+                unspoken: true,
+            };
+            assert_eq!(evidence.verdict(), expected);
+        }
         assert!(Verdict::Complete < Verdict::Contradicted);
     }
 }

@@ -1,4 +1,4 @@
-//! The command line: `receive`, `audit`, `report`.
+//! The command line: `receive`, `audit`, `report`, `import`.
 //!
 //! Exit codes: 0 done, 1 the work failed, 2 usage, 3 an audit found an alarm, 78 no usable configuration.
 
@@ -14,6 +14,7 @@ use tracing::info;
 use super::config::{self, HubConfig};
 use super::log;
 use crate::audit::{self, AuditArgs, Outcome};
+use crate::import::{self, ImportArgs};
 use crate::receive;
 use crate::report::{self, ReportArgs};
 
@@ -44,6 +45,8 @@ enum Command {
     Audit(AuditArgs),
     /// Generation and consumption, completeness and trend, by day, week or month.
     Report(ReportArgs),
+    /// Take what was carried here by hand, and write the receipt; exit status 1 where a file was not taken.
+    Import(ImportArgs),
 }
 
 /// How a command ended.
@@ -75,6 +78,13 @@ pub fn main() -> ExitCode {
         }),
         Command::Report(args) => with_config(&cli.config, |config| async move {
             report::command(&config.database, &config.report, args).await?;
+            Ok(Ended::Done)
+        }),
+        Command::Import(args) => with_config(&cli.config, |config| async move {
+            anyhow::ensure!(
+                import::run(args, &config).await?,
+                "not every file was taken"
+            );
             Ok(Ended::Done)
         }),
     };

@@ -23,6 +23,27 @@ fn the_shipped_file_is_a_configuration_and_says_the_defaults() {
     assert_eq!(shipped.mapping.power_kw, "/power_kw");
 }
 
+/// What is commented out there must be right too: people take the `#` away.
+#[test]
+fn the_import_section_that_is_commented_out_says_the_defaults() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/hub/hub.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let key = "12".repeat(32);
+    let mut inside = false;
+    let lines = text.lines().map(|line| {
+        inside = (inside || line.starts_with("[import]")) && !line.starts_with("[log]");
+        let bare = line.strip_prefix("# ").filter(|_| inside);
+        bare.unwrap_or(line).replace("64 hex digits", &key)
+    });
+    let text: Vec<String> = lines.collect();
+    let import = read(&text.join("\n"), &[]).unwrap().import;
+    let default = crate::import::ImportConfig::default().at(Path::new("/nowhere"));
+    assert_eq!(import.identity_file, default.identity_file);
+    assert_eq!(import.receipt_key_file, default.receipt_key_file);
+    assert_eq!(import.keys_dir, Some("/nowhere/villages".into()));
+    assert_eq!(import.villages.len(), 1);
+}
+
 #[test]
 fn the_environment_overrides_every_key() {
     let config = read(
