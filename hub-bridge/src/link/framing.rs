@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::feed::FeedLane;
 use super::item::{Cargo, Framed, Item};
@@ -269,7 +269,7 @@ impl Link {
         rests.then(|| (self.framing.since + linger).saturating_sub(self.now()))
     }
 
-    pub(super) fn take_frame(&mut self, made: Result<Made, Crashed>) {
+    pub(super) async fn take_frame(&mut self, made: Result<Made, Crashed>) {
         self.framing.job = None;
         let made = match made {
             Ok(made) => made,
@@ -282,6 +282,15 @@ impl Link {
         let ranges: Vec<_> = made.ranges.iter().collect();
         let payload = match made.frame {
             Ok(payload) => payload,
+            Err(error) if made.readings <= 1 => {
+                for range in &ranges {
+                    warn!(epoch = %made.epoch, %range, %error, "no frame can carry this reading: it is put aside");
+                    if !self.refuse(made.epoch, range.first, &error.to_string()).await {
+                        self.rewind_wanted = true;
+                    }
+                }
+                return;
+            }
             Err(error) => {
                 self.smaller_frames(made.readings);
                 self.feed.give_back(made.epoch, &ranges);

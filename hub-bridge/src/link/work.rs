@@ -204,7 +204,7 @@ impl Link {
                     }
                 }
                 read = join(&mut self.read_job) => self.take_read(read),
-                made = join(&mut self.framing.job) => self.take_frame(made),
+                made = join(&mut self.framing.job) => self.take_frame(made).await,
                 done = join(&mut self.confirm_job) => self.take_confirmed(done).await,
                 drawn_up = self.saying.drawn_up() => self.take_accounts(drawn_up),
                 changed = appended.changed() => {

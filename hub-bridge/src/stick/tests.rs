@@ -153,8 +153,8 @@ fn keys_are_for_their_user_only_and_are_made_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("stick.key");
     let made = SigningKey::open_or_make(&path).unwrap().public();
-    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let permissions = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(permissions & 0o777, 0o600);
     assert_eq!(SigningKey::open_or_make(&path).unwrap().public(), made);
     assert_eq!(made.to_string().parse::<PublicKey>().unwrap(), made);
     let mut wide = std::fs::metadata(&path).unwrap().permissions();
