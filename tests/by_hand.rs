@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 /// Readings of all meters together; in three files, since a file ends past 8 MiB.
 const READINGS: u64 = 2_000;
-const READING_BYTES: usize = 10_000;
+const READING_BYTES: usize = 14_000;
 
 /// A village whose hub nobody reaches, the hub's database, and a stick between them.
 struct ByHand {
