@@ -178,10 +178,10 @@ async fn one_bad_reading_never_fails_its_batch_and_is_never_dropped() {
     change(&mut many, 6, &|r| r.at = UnixMillis(i64::MIN));
     change(&mut many, 7, &|r| r.payload = vec![0xff, 0, 0xfe].into());
     change(&mut many, 8, &|r| {
-        r.payload = r#"{"energy_kwh":1e999}"#.into()
+        r.payload = r#"{"energy_kwh":1e999}"#.into();
     });
     change(&mut many, 9, &|r| {
-        r.payload = format!(r#"{{"meter":"{}"}}"#, "é".repeat(9000)).into()
+        r.payload = format!(r#"{{"meter":"{}"}}"#, "é".repeat(9000)).into();
     });
     change(&mut many, 10, &|r| r.repeat_of = Some(Sequence(u64::MAX)));
     change(&mut many, 11, &|r| {

@@ -276,11 +276,17 @@ fn place(one: &Ranges, other: &Ranges, missing: &[SequenceRange]) -> Option<Sequ
     let mut only = Ranges::default();
     for (from, away) in [(one, other), (other, one)] {
         let mut left = from.clone();
-        away.iter().for_each(|range| left.remove(range));
-        left.iter().for_each(|range| only.insert(range));
+        for range in away.iter() {
+            left.remove(range);
+        }
+        for range in left.iter() {
+            only.insert(range);
+        }
     }
     let mut there = only.clone();
-    missing.iter().for_each(|range| there.remove(*range));
+    for range in missing {
+        there.remove(*range);
+    }
     if there != only {
         return None;
     }
