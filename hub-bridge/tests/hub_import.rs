@@ -1,5 +1,11 @@
 //! What was carried by hand is in the database once, and the receipt says so.
 #![cfg(feature = "hub")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests: what they cannot do fails the test"
+)]
 
 mod support;
 
