@@ -285,7 +285,10 @@ impl Link {
             Err(error) if made.readings <= 1 => {
                 for range in &ranges {
                     warn!(epoch = %made.epoch, %range, %error, "no frame can carry this reading: it is put aside");
-                    if !self.refuse(made.epoch, range.first, &error.to_string()).await {
+                    if !self
+                        .refuse(made.epoch, range.first, &error.to_string())
+                        .await
+                    {
                         self.rewind_wanted = true;
                     }
                 }
