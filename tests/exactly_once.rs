@@ -89,21 +89,28 @@ fn settle(test: &str, relay: &Relay, postgres: &Postgres, ledger: &Ledger, recei
     assert_eq!(postgres.count("SELECT count(*) FROM dead_letters"), 0);
 }
 
-/// The relay says its account at a drain, and the audit holds it against the rows.
-fn audit(relay: &Relay, receiver: &Receiver) {
-    wait_for(
-        "the account is at the hub and the audit finds all of it",
-        within(60),
-        || {
-            assert!(relay.cli(&["drain"]).status.success());
-            let audit = receiver.cli(&["audit", "--no-meters"]);
-            let text = String::from_utf8_lossy(&audit.stdout).into_owned();
-            if audit.status.success() {
-                println!("{text}");
-            }
-            audit.status.success().then_some(())
-        },
+/// The relay says its account at a drain, and the audit holds it against the rows: all of them, by count and digest.
+fn audit(relay: &Relay, receiver: &Receiver, postgres: &Postgres) {
+    wait_for("the account speaks of every row", within(60), || {
+        assert!(relay.cli(&["drain"]).status.success());
+        let beyond = "SELECT count(*) FROM readings r WHERE sequence > (SELECT max(through) FROM accounts a \
+                      WHERE (a.village, a.epoch) = (r.village, r.epoch))";
+        (postgres.count("SELECT count(*) FROM accounts") > 0 && postgres.count(beyond) == 0)
+            .then_some(())
+    });
+    let audit = receiver.cli(&["audit", "--no-meters"]);
+    let text = String::from_utf8_lossy(&audit.stdout).into_owned();
+    println!("{text}");
+    assert!(
+        audit.status.success() && text.contains("equal"),
+        "{:?}",
+        audit.status
     );
+    // One row less, and it is named.
+    let last = "(SELECT max(sequence) FROM readings)";
+    postgres.psql(&format!("DELETE FROM readings WHERE sequence = {last}"));
+    let audit = receiver.cli(&["audit", "--no-meters"]);
+    assert_eq!(audit.status.code(), Some(3));
 }
 
 #[test]
@@ -154,7 +161,7 @@ fn every_stored_reading_is_one_row_whatever_is_killed() {
     println!("{test}: killed receiver, PostgreSQL, broker, relay: {killed:?} times");
     fleet.stop();
     settle(test, &relay, &postgres, &ledger, &receivers);
-    audit(&relay, &receivers[0]);
+    audit(&relay, &receivers[0], &postgres);
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The relay's own account reaches the hub, and is never in the way of readings.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod support;
 

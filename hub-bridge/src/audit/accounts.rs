@@ -197,7 +197,7 @@ pub(super) mod tests {
         };
         assert_eq!(
             contradictions(&[account(10, 3, 3), account(20, 2, 2)]),
-            [back.clone()]
+            std::slice::from_ref(&back)
         );
         let slow = [account(10, 1, 3), account(20, 2, 2)];
         assert_eq!(contradictions(&slow), [], "carried by hand, and heard late");

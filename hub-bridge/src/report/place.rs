@@ -116,7 +116,7 @@ pub(crate) mod tests {
     #[test]
     fn a_reading_without_a_time_is_between_its_neighbours() {
         let mut placer = Placer::default();
-        let mut placed = VecDeque::new();
+        let mut out = VecDeque::new();
         for reading in [
             reading(1, None),
             reading(2, Some("2026-01-01T00:00:00Z")),
@@ -125,9 +125,9 @@ pub(crate) mod tests {
             reading(5, Some("2026-01-01T03:00:00Z")),
             reading(6, None),
         ] {
-            placer.push(reading, &mut placed);
+            placer.push(reading, &mut out);
         }
-        let seen: Vec<_> = placed
+        let seen: Vec<_> = out
             .iter()
             .map(|p| format!("{} {} {}", p.reading.sequence, p.at, p.known.as_str()))
             .collect();

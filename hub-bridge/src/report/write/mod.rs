@@ -188,8 +188,8 @@ mod tests {
             document.table("more", COLUMNS).unwrap();
         }
         document.finish().unwrap();
-        let bytes = out.0.lock().unwrap().clone();
-        bytes
+        let bytes = out.0.lock().unwrap();
+        bytes.clone()
     }
 
     #[test]

@@ -16,7 +16,10 @@ use fuzz_harness::{Input, within};
 use super::bytes::{Reader, put_bytes, put_varint};
 use super::column::compress;
 use super::read::{decode_within, unpack_plan};
-use super::*;
+use super::{
+    Carried, ClockQuality, Epoch, Frame, MAGIC, PAYLOAD_BYTES_MAX, PublishProperties, SEQUENCE_MAX,
+    Sequence, UnixMillis, VERSION, decode, encode,
+};
 
 /// What reading may unpack here: small, so that a claim which is believed shows.
 const UNPACKED: usize = 1 << 20;
