@@ -256,6 +256,82 @@ async fn a_frame_that_the_hub_does_not_want_is_halved_until_one_reading_is_to_bl
     assert_eq!(refused, [guilty]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_that_ends_each_connection_is_halved_until_one_reading_is_to_blame() {
+    use hub_bridge::wire::frame;
+    let guilty = 17;
+    let hub = FakeHub::start(
+        |level, _| accept(level),
+        move |publish| {
+            let from = publish.rest.windows(4).position(|w| w == b"ERF\x01");
+            let Some(from) = from else {
+                return Answer::PubAck(publish.id, 0);
+            };
+            let frame = frame::decode(&publish.rest[from..]).unwrap();
+            if frame.readings.iter().any(|r| r.sequence.0 == guilty) {
+                Answer::Close
+            } else {
+                Answer::PubAck(publish.id, 0)
+            }
+        },
+    )
+    .await;
+    let backlog = MemoryBacklog::new("bamenda-01");
+    fill(&backlog, 3, 500);
+    let mut settings = frames(hub.port);
+    settings.hub.protocol = ProtocolChoice::V5;
+    settings.batch.linger = Duration::ZERO;
+    settings.retry.first = Duration::from_millis(10);
+    settings.retry.max = Duration::from_secs(1);
+    let village = Village::start(settings, backlog.clone());
+    village.drained(Duration::from_secs(60)).await;
+    let refused: Vec<u64> = backlog.refused().into_iter().map(|r| r.0).collect();
+    assert_eq!(refused, [guilty]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_back_is_sent_though_new_readings_never_cease() {
+    let Some(hub) = Mosquitto::start("") else {
+        return;
+    };
+    let receiver = Receiver::connect(hub.port, false, |_, _| true).await;
+    let backlog = MemoryBacklog::new("bamenda-01");
+    fill(&backlog, 1, 100);
+    let first = backlog.get(1).unwrap();
+    let mut settings = frames(hub.port);
+    settings.batch.linger = Duration::from_secs(2);
+    let village = Village::start(settings, backlog.clone());
+    within(SOON, "the first are at the hub", || async {
+        receiver
+            .stored
+            .lock()
+            .unwrap()
+            .readings
+            .contains_key(&1)
+            .then_some(())
+    })
+    .await;
+    let coming = async {
+        loop {
+            fill(&backlog, 1, 1);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let back = async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        backlog.bring_back(first);
+        within(SOON, "it comes a second time", || async {
+            (receiver.stored.lock().unwrap().repeated > 0).then_some(())
+        })
+        .await;
+    };
+    tokio::select! {
+        () = coming => {}
+        () = back => {}
+    }
+    drop(village);
+}
+
 /// The sample as JSON of about 200 bytes, over the village's link.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "a figure"]

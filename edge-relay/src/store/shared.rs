@@ -388,11 +388,12 @@ impl Shared {
 
     /// Removes a segment that is done, durably; a damaged one is kept aside.
     pub(super) fn remove_segment(&self, name: SegmentName) -> bool {
-        self.account_before_removal(name);
         // A power cut must not bring back marks from before this segment was done.
         if !self.save_marks(true, false) {
             return false;
         }
+        // Only now: an account speaks of nothing that synced marks do not know, and after a start they know nothing yet.
+        self.account_before_removal(name);
         let mut reader = self.reader.lock();
         let damaged = {
             let mut index = self.index.lock();

@@ -97,7 +97,9 @@ pub async fn missing(
     epoch: Epoch,
     through: Sequence,
 ) -> Result<Vec<SequenceRange>, AuditError> {
-    let through = i64::try_from(through.0).unwrap_or(i64::MAX - 1);
+    let through = i64::try_from(through.0)
+        .unwrap_or(i64::MAX)
+        .min(i64::MAX - 1);
     let rows = transaction
         .query(MISSING, &[&village, &epoch.to_string(), &through])
         .await?;

@@ -209,16 +209,15 @@ impl Link {
             // A hub that breaks the connection over an account accuses no reading.
             return None;
         }
-        if largest > 1 && self.taken_here == 0 {
-            // The link did not last for one frame.
+        let alone = self.care.probe_has_passed() && self.flying.len() == 1;
+        if largest > 1 && (self.taken_here == 0 || alone) {
+            // The link did not last for one frame, or does for a probe and not for this frame.
             self.smaller_frames(usize::try_from(largest).unwrap_or(usize::MAX));
         }
         Some(Loss {
             lowest: lowest.map(|(_, id)| id),
             // Of a frame, nobody knows which reading it was.
-            alone_after_probe: self.care.probe_has_passed()
-                && self.flying.len() == 1
-                && largest <= 1,
+            alone_after_probe: alone && largest <= 1,
             probe_lost,
         })
     }

@@ -166,6 +166,11 @@ impl Feed {
         self.returns += 1;
     }
 
+    /// Whether new readings go before those that waited.
+    pub(crate) fn has_a_live_lane(&self) -> bool {
+        self.line.is_some()
+    }
+
     /// Begin again with what is not confirmed: only while nothing of it is under way. What waits for its receipt is to be
     /// kept out again.
     pub(crate) fn rewind(&mut self) {

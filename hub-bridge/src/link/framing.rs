@@ -14,7 +14,7 @@ use super::feed::FeedLane;
 use super::item::{Cargo, Framed, Item};
 use super::{Link, Portion};
 use crate::clock::Clock;
-use crate::identity::{Epoch, VillageId};
+use crate::identity::{Epoch, SequenceRange, VillageId};
 use crate::platform::{Crashed, Job};
 use crate::ranges::Ranges;
 use crate::reading::Reading;
@@ -48,7 +48,8 @@ pub(super) struct Made {
     epoch_age: usize,
     village: Arc<VillageId>,
     ranges: Ranges,
-    readings: usize,
+    /// As they were gathered, where they could not be a frame.
+    readings: Vec<Gathered>,
     frame: Result<Vec<u8>, FrameError>,
 }
 
@@ -57,8 +58,9 @@ pub(super) struct Framing {
     of: Option<(Epoch, Arc<VillageId>, FeedLane)>,
     gathered: VecDeque<Gathered>,
     gathered_bytes: usize,
-    /// When the first of the gathered came.
+    /// When the first of the gathered came, or of those that are read again.
     since: Duration,
+    read_again: bool,
     /// A portion of another epoch or lane, which waits until this one's are gone.
     next: Option<Portion>,
     pub(super) job: Option<Job<Made>>,
@@ -73,6 +75,7 @@ impl Framing {
             gathered: VecDeque::new(),
             gathered_bytes: 0,
             since: Duration::ZERO,
+            read_again: false,
             next: None,
             job: None,
             each_bytes: EACH_START_BYTES,
@@ -83,6 +86,30 @@ impl Framing {
     /// Whether readings are here, in whatever state.
     pub(super) fn is_empty(&self) -> bool {
         self.gathered.is_empty() && self.job.is_none() && self.next.is_none()
+    }
+
+    /// Leaves the gathered readings to be read again; their time does not begin anew.
+    pub(super) fn forget(&mut self) {
+        self.read_again = !self.gathered.is_empty();
+        self.gathered.clear();
+        self.gathered_bytes = 0;
+    }
+
+    /// Puts readings back where they were taken from; not possible where those of another epoch or lane are there now.
+    fn put_back(&mut self, epoch: Epoch, readings: Vec<Gathered>) -> bool {
+        if self.of.as_ref().is_none_or(|(of, _, _)| *of != epoch) {
+            return false;
+        }
+        let first_here = self.gathered.front().map(|g| g.reading.sequence);
+        let last = readings.last().map(|g| g.reading.sequence);
+        if first_here.is_some() && first_here < last {
+            return false;
+        }
+        for gathered in readings.into_iter().rev() {
+            self.gathered_bytes += gathered.reading.size_bytes();
+            self.gathered.push_front(gathered);
+        }
+        true
     }
 
     /// Whether all that is here rests until its time comes.
@@ -107,7 +134,7 @@ impl Framing {
             return;
         }
         self.of = Some((portion.epoch, Arc::clone(&portion.village), portion.lane));
-        if self.gathered.is_empty() {
+        if self.gathered.is_empty() && !std::mem::take(&mut self.read_again) {
             self.since = now;
         }
         let last = self.gathered.back().map(|g| g.reading.sequence);
@@ -243,8 +270,8 @@ impl Link {
                 epoch_age,
                 village,
                 ranges: readings.iter().map(|g| g.reading.sequence).collect(),
-                readings: readings.len(),
                 frame: frame::encode(&frame),
+                readings,
             }
         }));
     }
@@ -265,7 +292,11 @@ impl Link {
     /// How long until the gathered readings have lingered.
     pub(super) fn lingers_for(&self) -> Option<Duration> {
         let linger = self.parts.settings.batch.linger;
-        let rests = self.feed.exhausted && !self.framing.gathered.is_empty();
+        let rests = self.feed.exhausted
+            && !self.framing.gathered.is_empty()
+            && self.framing.job.is_none()
+            && self.lanes.queued() <= FRAMES_AHEAD
+            && self.accepted;
         rests.then(|| (self.framing.since + linger).saturating_sub(self.now()))
     }
 
@@ -282,7 +313,7 @@ impl Link {
         let ranges: Vec<_> = made.ranges.iter().collect();
         let payload = match made.frame {
             Ok(payload) => payload,
-            Err(error) if made.readings <= 1 => {
+            Err(error) if made.readings.len() <= 1 => {
                 for range in &ranges {
                     warn!(epoch = %made.epoch, %range, %error, "no frame can carry this reading: it is put aside");
                     if !self
@@ -295,23 +326,21 @@ impl Link {
                 return;
             }
             Err(error) => {
-                self.smaller_frames(made.readings);
-                self.feed.give_back(made.epoch, &ranges);
-                return debug!(%error, readings = made.readings, "no frame of these readings");
+                debug!(%error, readings = made.readings.len(), "no frame of these readings");
+                return self.halve(made.epoch, &ranges, made.readings);
             }
         };
         #[allow(clippy::cast_precision_loss)] // sizes of frames
-        let each = payload.len() as f64 / made.readings as f64;
+        let each = payload.len() as f64 / made.readings.len() as f64;
         self.framing.each_bytes = each.max(1.0);
         let most = self
             .limits
             .packet_bytes_max
             .map_or(usize::MAX, |max| max as usize);
         let most = most.saturating_sub(PUBLISH_BYTES);
-        if payload.len() > most && made.readings > 1 {
-            // Not what was expected of them: in two halves.
-            self.smaller_frames(made.readings);
-            return self.feed.give_back(made.epoch, &ranges);
+        if payload.len() > most && made.readings.len() > 1 {
+            // Not what was expected of them.
+            return self.halve(made.epoch, &ranges, made.readings);
         }
         self.next_order += 1;
         self.lanes.push(Item {
@@ -325,6 +354,14 @@ impl Link {
                 lane: Arc::clone(&self.framing.lane),
             }),
         });
+    }
+
+    /// Tries `readings` again in two frames, before what was gathered behind them.
+    fn halve(&mut self, epoch: Epoch, ranges: &[SequenceRange], readings: Vec<Gathered>) {
+        self.smaller_frames(readings.len());
+        if !self.framing.put_back(epoch, readings) {
+            self.feed.give_back(epoch, ranges);
+        }
     }
 
     /// The next frames hold at most half of `readings`.

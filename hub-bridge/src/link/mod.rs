@@ -181,6 +181,7 @@ struct Link {
     confirming: (u64, u64),
     storage_retry_at: Duration,
     rewind_wanted: bool,
+    rewound_at: Duration,
     /// Something was appended while the read under way may have looked before it.
     appended_in_read: bool,
     busy: bool,

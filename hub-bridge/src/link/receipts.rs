@@ -4,13 +4,13 @@
 //! to link, and is sent again when none comes in time; each time the wait doubles, for the bytes are paid for. So that a
 //! hub whose receiver is down costs little, only so much goes ahead of the receipts.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use tracing::{debug, warn};
 
 use super::{Link, LinkEvent};
-use crate::identity::{Epoch, SequenceRange};
+use crate::identity::{Epoch, Sequence, SequenceRange};
 use crate::ranges::Ranges;
 use crate::settings::Confirm;
 use crate::wire::receipt::Receipt;
@@ -41,8 +41,24 @@ pub(crate) struct Awaiting {
     bytes: u64,
     /// Times that a receipt did not come, in a row.
     missed: u32,
+    /// Times that it did not come for the publish that begins with this sequence: one that the hub's database never takes
+    /// must not go again and again beside others that it takes.
+    tries: BTreeMap<(Epoch, Sequence), u32>,
+    /// Since when there is no link.
+    down_at: Option<Duration>,
     /// The retained receipts came in this process's life, or were waited for.
     pub(super) heard: bool,
+}
+
+impl Awaited {
+    fn name(&self) -> (Epoch, Sequence) {
+        let first = self.ranges.iter().next();
+        (self.epoch, first.map_or(Sequence(0), |range| range.first))
+    }
+}
+
+fn doubled(times: u32) -> u32 {
+    2_u32.saturating_pow(times).min(PATIENCE_MAX)
 }
 
 impl Awaiting {
@@ -82,6 +98,9 @@ impl Awaiting {
             }
             waits
         });
+        let is_stored = |sequence| stored.iter().any(|range| range.contains(sequence));
+        self.tries
+            .retain(|(of, sequence), _| *of != epoch || !is_stored(*sequence));
         let progress = self.publishes.len() < before;
         if progress {
             self.missed = 0;
@@ -91,17 +110,24 @@ impl Awaiting {
 
     /// What has waited for longer than `first`, doubled with each miss in a row.
     pub(super) fn overdue(&mut self, first: Duration, now: Duration) -> Vec<(Epoch, Ranges)> {
-        let patience = first * 2_u32.saturating_pow(self.missed).min(PATIENCE_MAX);
+        let patience = first * doubled(self.missed);
         let mut overdue = Vec::new();
-        while let Some(oldest) = self.publishes.front() {
-            if now.saturating_sub(oldest.since) < patience {
-                break;
+        let (tries, bytes, missed) = (&mut self.tries, &mut self.bytes, self.missed);
+        self.publishes.retain(|awaited| {
+            // Once a receipt did not come, one publish asks whether the receiver is back: all of them are paid for.
+            if missed > 0 && !overdue.is_empty() {
+                return true;
             }
-            if let Some(awaited) = self.publishes.pop_front() {
-                self.bytes = self.bytes.saturating_sub(awaited.bytes);
-                overdue.push((awaited.epoch, awaited.ranges));
+            let name = awaited.name();
+            let own = tries.get(&name).map_or(0, |tries| doubled(*tries));
+            let waits = now.saturating_sub(awaited.since) < patience.max(first * own);
+            if !waits {
+                *tries.entry(name).or_insert(0) += 1;
+                *bytes = bytes.saturating_sub(awaited.bytes);
+                overdue.push((awaited.epoch, awaited.ranges.clone()));
             }
-        }
+            waits
+        });
         if !overdue.is_empty() {
             self.missed = self.missed.saturating_add(1);
         }
@@ -110,9 +136,19 @@ impl Awaiting {
 
     /// A new link: no receipt could come while there was none.
     pub(super) fn reconnected(&mut self, now: Duration) {
+        let Some(down) = self.down_at.take() else {
+            return;
+        };
         for awaited in &mut self.publishes {
-            awaited.since = now;
+            awaited.since += now.saturating_sub(down);
         }
+        // What is new on a new link may be the receiver.
+        self.missed = self.missed.min(1);
+    }
+
+    /// The link ended: no receipt can come.
+    pub(super) fn disconnected(&mut self, now: Duration) {
+        self.down_at.get_or_insert(now);
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = (Epoch, Vec<SequenceRange>)> {
@@ -121,10 +157,11 @@ impl Awaiting {
             .map(|a| (a.epoch, a.ranges.iter().collect()))
     }
 
-    fn is_full(&self, rate: Option<f64>) -> bool {
+    /// Whether nothing more may leave beside `flying` publishes that are not acknowledged yet.
+    fn is_full(&self, rate: Option<f64>, flying: usize) -> bool {
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // a cast saturates
         let ahead = rate.map_or(0, |rate| (rate * AHEAD.as_secs_f64()) as u64);
-        self.publishes.len() >= AWAITED_MAX || self.bytes >= ahead.max(AWAITED_BYTES_MIN)
+        self.publishes.len() + flying >= AWAITED_MAX || self.bytes >= ahead.max(AWAITED_BYTES_MIN)
     }
 }
 
@@ -135,7 +172,11 @@ impl Link {
 
     /// Whether so much waits for receipts that nothing more may leave.
     pub(super) fn receipts_hold_up(&self) -> bool {
-        self.wants_receipts() && self.memory.awaiting.is_full(self.memory.pace.rate())
+        self.wants_receipts()
+            && self
+                .memory
+                .awaiting
+                .is_full(self.memory.pace.rate(), self.flying.len())
     }
 
     /// Whether the retained receipts may still come that tell what not to send: they are there a round trip after
@@ -170,7 +211,6 @@ impl Link {
         }
         debug!(epoch = %receipt.epoch, ranges = receipt.stored.len(), "a receipt");
         let now = self.now();
-        self.memory.awaiting.heard = true;
         self.confirms.receipt(receipt.epoch, &receipt.stored, now);
         if self.memory.awaiting.stored(receipt.epoch, &receipt.stored) {
             self.say(LinkEvent::Moved).await;
@@ -199,10 +239,26 @@ impl Link {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::Sequence;
 
     fn range(first: u64, last: u64) -> SequenceRange {
         SequenceRange::new(Sequence(first), Sequence(last)).unwrap()
+    }
+
+    #[test]
+    fn one_that_is_never_receipted_goes_ever_more_seldom_beside_others_that_are() {
+        let second = Duration::from_secs(1);
+        let (mut awaiting, mut sent, mut now) = (Awaiting::default(), 0, Duration::ZERO);
+        awaiting.add(Epoch(1), &[range(1, 1)], 100, now);
+        for next in 2..1_000 {
+            awaiting.add(Epoch(1), &[range(next, next)], 100, now);
+            now += second;
+            awaiting.stored(Epoch(1), &[range(2, next)]);
+            for (epoch, ranges) in awaiting.overdue(second, now) {
+                sent += 1;
+                awaiting.add(epoch, &ranges.iter().collect::<Vec<_>>(), 100, now);
+            }
+        }
+        assert!((10..25).contains(&sent), "{sent}");
     }
 
     #[test]

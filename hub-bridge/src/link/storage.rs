@@ -125,6 +125,8 @@ impl Link {
         self.confirming = (0, 0);
         match done {
             Ok((_, Ok(()))) => {
+                // The first that is confirmed in a process's life, before anything is sent, are the retained receipts.
+                self.memory.awaiting.heard = true;
                 self.show_unconfirmed();
                 self.say(LinkEvent::Confirmed).await;
             }

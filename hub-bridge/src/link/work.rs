@@ -26,6 +26,8 @@ use crate::wire;
 
 /// How long a link that is told to end waits for what is in flight.
 const FAREWELL: Duration = Duration::from_secs(1);
+/// At most so often are gathered readings read again.
+const REWIND_EVERY: Duration = Duration::from_secs(5);
 
 impl Link {
     pub(super) async fn prepare(
@@ -59,7 +61,6 @@ impl Link {
         );
         memory.pace.reconnected();
         let now = parts.began.elapsed();
-        memory.awaiting.reconnected(now);
         let feed = feed_of(&parts.settings, &memory, &epochs, now);
         let connections_max = usize::from(parts.settings.hub.connections_max);
         let care = Care::new(memory.suspects.mode());
@@ -104,6 +105,7 @@ impl Link {
             confirming: (0, 0),
             storage_retry_at: Duration::ZERO,
             rewind_wanted: false,
+            rewound_at: now,
             appended_in_read: false,
             busy: false,
             progress_at: now,
@@ -150,6 +152,8 @@ impl Link {
             self.account_loss(loss, failure).await;
         }
         self.confirm_all().await;
+        let now = self.now();
+        self.memory.awaiting.disconnected(now);
         self.tell_moved().await;
         if self.accepted {
             let now = self.now();
@@ -272,6 +276,7 @@ impl Link {
                     self.accepted = true;
                     self.progress_at = self.now();
                     self.up_at = Some(self.now());
+                    self.memory.awaiting.reconnected(self.now());
                     self.say(LinkEvent::Up).await;
                 }
                 Ok(())
@@ -400,9 +405,12 @@ impl Link {
 
     async fn show_and_tell(&mut self) {
         let idle = !self.has_work() && self.read_job.is_none();
-        if idle && self.rewind_wanted && self.accepted {
-            // Everything sent is confirmed: whatever is unconfirmed now came back, or was skipped.
+        let rested = self.read_job.is_none() && self.rests() && self.may_read_gathered_again();
+        if (idle || rested) && self.rewind_wanted && self.accepted {
+            // Everything sent is confirmed: whatever is unconfirmed now came back, was skipped, or is gathered.
             self.rewind_wanted = false;
+            self.rewound_at = self.now();
+            self.framing.forget();
             self.feed.rewind();
             self.keep_awaited_out();
             self.begin_read();
@@ -458,6 +466,12 @@ impl Link {
             && self.feed.exhausted
             && self.confirms.is_empty()
             && self.confirm_job.is_none()
+    }
+
+    /// Where readings never cease to come, the gathered ones are read again now and then, for the sake of those that came
+    /// back below them (a replay, a retry). Not while what is new has a lane of its own: it would lose its place.
+    fn may_read_gathered_again(&self) -> bool {
+        !self.feed.has_a_live_lane() && self.now().saturating_sub(self.rewound_at) >= REWIND_EVERY
     }
 
     fn limited_by(&self) -> LimitedBy {

@@ -139,7 +139,11 @@ impl Identified {
         };
         let at = last("at")?.parse().ok()?;
         let id = last("id")?;
-        let clock = match last("clock").as_deref() {
+        // A meter may have a property of that name; the relay says one thing only.
+        let untrusted = own
+            .user_properties
+            .pop_if(|(name, value)| name == "clock" && value == "unsynchronised");
+        let clock = match untrusted {
             None => ClockQuality::Synchronised,
             Some(_) => ClockQuality::Unsynchronised,
         };

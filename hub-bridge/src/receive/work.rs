@@ -102,6 +102,8 @@ struct Batch {
     /// Which readings came in a message that the broker may have delivered before.
     again: Vec<bool>,
     beside: Vec<Arrival>,
+    /// What the readings take in memory: a frame of a few bytes may unpack to many.
+    unpacked_bytes: usize,
 }
 
 impl Batch {
@@ -109,6 +111,7 @@ impl Batch {
         // Whatever is in them: acknowledgements are owed.
         self.readings.len() >= receiver.config.receive.batch_readings_max
             || self.messages.len() >= receiver.config.receive.batch_readings_max
+            || self.unpacked_bytes >= receiver.config.receive.queue_bytes_max
     }
 
     fn add(&mut self, receiver: &Receiver, slot: u16, message: Delivered) {
@@ -131,6 +134,10 @@ impl Batch {
     }
 
     fn take(&mut self, readings: Vec<Incoming>, again: bool) {
+        let bytes = readings
+            .iter()
+            .map(|incoming| incoming.reading.size_bytes());
+        self.unpacked_bytes += bytes.sum::<usize>();
         self.again
             .resize(self.readings.len() + readings.len(), again);
         self.readings.extend(readings);
@@ -221,6 +228,8 @@ async fn settle(receiver: &Receiver, batch: &Batch, database: &mut Option<Client
             || batch.again.get(*at).copied().unwrap_or(false)
             || stored.new.binary_search(at).is_ok()
     };
+    // Whatever becomes of the publishes, these are rows.
+    receiver.receipts.due(stored.progress.into_keys());
     if let Some(template) = &receiver.config.republish {
         let readings = batch.readings.iter().enumerate().filter(due);
         let messages: Vec<_> = readings
@@ -230,7 +239,6 @@ async fn settle(receiver: &Receiver, batch: &Batch, database: &mut Option<Client
         receiver.publisher.publish(messages).await;
         receiver.metrics.republished.inc_by(count);
     }
-    receiver.receipts.due(stored.progress.into_keys());
 }
 
 async fn keep(

@@ -9,7 +9,7 @@ use crate::identity::{Epoch, Sequence, SequenceRange, VillageId};
 
 /// The version that this program writes and reads.
 const VERSION: u8 = 1;
-/// A receipt names at most so many ranges, the lowest.
+/// A receipt names at most so many ranges: where there are more, the lowest half and the highest half of that.
 pub const RANGES_MAX: usize = 2_000;
 
 /// What is stored of one epoch.

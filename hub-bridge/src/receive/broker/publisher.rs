@@ -79,8 +79,15 @@ impl Publisher {
     }
 }
 
+/// A message that was the first in flight at so many losses of a connection in a row goes alone, and after so many not
+/// at all: some brokers close on a topic that they do not like.
+const LOSSES_BEFORE_CARE: u32 = 3;
+const LOSSES_MAX: u32 = 6;
+
 struct Waiting {
     ticket: Ticket,
+    /// Connections that ended while it was the first in flight.
+    losses: u32,
     group: u64,
     message: Outgoing,
 }
@@ -201,6 +208,7 @@ impl Work {
             self.next += 1;
             self.waiting.push_back(Waiting {
                 ticket: Ticket(self.next),
+                losses: 0,
                 group,
                 message,
             });
@@ -210,7 +218,13 @@ impl Work {
     fn send(&mut self, connection: &Connection, limits: &HubLimits) -> Result<(), Failure> {
         let allowed = limits.receive_maximum.unwrap_or(IN_FLIGHT_UNSAID);
         let allowed = usize::from(allowed.min(IN_FLIGHT_MAX));
+        let careful = |waiting: &Waiting| waiting.losses >= LOSSES_BEFORE_CARE;
         while self.in_flight.len() < allowed {
+            let alone =
+                self.in_flight.values().any(careful) || self.waiting.front().is_some_and(careful);
+            if alone && !self.in_flight.is_empty() {
+                break;
+            }
             let Some(waiting) = self.waiting.pop_front() else {
                 break;
             };
@@ -271,6 +285,16 @@ impl Work {
     fn send_again(&mut self) {
         let mut again: Vec<Waiting> = self.in_flight.drain().map(|(_, waiting)| waiting).collect();
         again.sort_by_key(|waiting| waiting.ticket);
+        if let Some(first) = again.first_mut() {
+            first.losses += 1;
+        }
+        if again
+            .first()
+            .is_some_and(|first| first.losses >= LOSSES_MAX)
+        {
+            let first = again.remove(0);
+            self.refused(&first, "each connection ends over it");
+        }
         for waiting in again.into_iter().rev() {
             self.waiting.push_front(waiting);
         }

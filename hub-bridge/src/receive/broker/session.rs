@@ -168,14 +168,17 @@ fn options5(access: &Access, identity: Identity, tls: Option<TlsConfiguration>) 
     options
 }
 
+/// The largest packet of MQTT (3.1.1, 2.2.3).
+const PACKET_BYTES_MAX: usize = 268_435_455;
+
 fn options4(access: &Access, identity: Identity, tls: Option<TlsConfiguration>) -> Options4 {
     let hub = &access.hub;
     let mut options = Options4::new(identity.client_id, hub.url.host.clone(), hub.url.port);
     options.set_keep_alive(hub.keep_alive);
     options.set_clean_session(!identity.persistent);
     options.set_manual_acks(true);
-    let bytes = usize::try_from(access.packet_bytes_max).unwrap_or(usize::MAX);
-    options.set_max_packet_size(bytes, bytes);
+    // The broker cannot be told a limit, and a message over it would end every session that gets it.
+    options.set_max_packet_size(PACKET_BYTES_MAX, PACKET_BYTES_MAX);
     if let Some((username, password)) = hub.credentials() {
         options.set_credentials(username, password);
     }

@@ -99,7 +99,8 @@ pub async fn keep_account(client: &impl GenericClient, account: &Account) -> Res
                      'epoch'::timestamptz + $9::int8 * interval '1 microsecond', $10, $11::text::jsonb, $12)
              ON CONFLICT (village, epoch, through) DO UPDATE SET is_current = excluded.is_current,
                  stored = excluded.stored, digest = excluded.digest, lost = excluded.lost,
-                 refused = excluded.refused, said_at = excluded.said_at, clock = excluded.clock, heard_at = now(),
+                 refused = excluded.refused, said_at = excluded.said_at, clock = excluded.clock, heard_at = CASE WHEN (accounts.said_at, accounts.digest) = (excluded.said_at, excluded.digest)
+                                 THEN accounts.heard_at ELSE now() END,
                  unknown = excluded.unknown, tail_unknown_from = excluded.tail_unknown_from",
             &parameters,
         )

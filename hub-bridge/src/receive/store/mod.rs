@@ -168,7 +168,9 @@ impl Store {
             };
             match self.attempt(client, part, &care, before_commit).await {
                 Ok(outcome) => stored.add(range.start, outcome),
-                Err(StoreError::Postgres(error)) if is_of_the_data(&error) => {
+                Err(StoreError::Postgres(error))
+                    if is_of_the_data(&error) || (range.len() > 1 && took_too_long(&error)) =>
+                {
                     let middle = range.start + range.len() / 2;
                     if range.len() > 1 {
                         // In order: the first half is next.
@@ -197,6 +199,11 @@ impl Stored {
         self.dead += part.dead;
         self.progress.extend(part.progress);
     }
+}
+
+/// Half of it may take half as long.
+fn took_too_long(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::QUERY_CANCELED)
 }
 
 /// Whether the rows are to blame, and not the server's state: `data exception`, `integrity constraint violation`,
