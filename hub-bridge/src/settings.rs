@@ -99,6 +99,15 @@ impl HubSettings {
 }
 
 impl HubSettings {
+    /// Which versions are tried: plain readings can be receipted in MQTT 5 only, for in 3.1.1 they have no identity.
+    pub(crate) fn versions(&self) -> ProtocolChoice {
+        let nameless = self.format == Format::Plain && self.confirm == Confirm::Receipt;
+        match self.protocol {
+            ProtocolChoice::Auto if nameless => ProtocolChoice::V5,
+            other => other,
+        }
+    }
+
     /// User and password: the fields, else those of the URL.
     pub(crate) fn credentials(&self) -> Option<(String, String)> {
         let username = self.username.as_ref().or(self.url.username.as_ref());

@@ -96,7 +96,7 @@ impl Bridge {
         let (sender, commands) = mpsc::channel(16);
         let board = StatusBoard::default();
         let handle = BridgeHandle::new(sender, board.clone(), Arc::clone(&parts.clock));
-        let versions = Versions::new(settings.hub.protocol);
+        let versions = Versions::new(settings.hub.versions());
         let schedule = Schedule::new(&settings.drain, &settings.village);
         let memory = Memory::new(settings.hub.in_flight_bytes_max);
         let (policing, policed) = Policing::new(&settings, parts.traffic_book);
@@ -334,8 +334,8 @@ impl Bridge {
         // Which readings are new is decided when a link begins.
         let order = old.policy.forward != settings.policy.forward;
         let reconnect = order || old.hub != settings.hub || old.village != settings.village;
-        if old.hub.protocol != settings.hub.protocol || old.hub.url != settings.hub.url {
-            self.versions = Versions::new(settings.hub.protocol);
+        if old.hub.versions() != settings.hub.versions() || old.hub.url != settings.hub.url {
+            self.versions = Versions::new(settings.hub.versions());
         }
         self.schedule = Schedule::new(&settings.drain, &settings.village);
         self.policing.apply(&settings);
