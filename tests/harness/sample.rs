@@ -88,7 +88,7 @@ pub fn fleet(meters: usize, steps: usize, every: usize) -> Option<Vec<Sampled>> 
             let seconds = 60 * step * every;
             let [one, two, three] = minute.subs;
             let payload = format!(
-                "{{\"ts\":\"2026-02-{:02}T{:02}:{:02}:00Z\",\"meter\":\"{}\",\"active_power_kw\":{:.3},\"reactive_power_kvar\":{:.3},\
+                "{{\"uptime_s\":{seconds},\"ts\":\"2026-02-{:02}T{:02}:{:02}:00Z\",\"meter\":\"{}\",\"active_power_kw\":{:.3},\"reactive_power_kvar\":{:.3},\
                  \"voltage_v\":{:.2},\"current_a\":{:.1},\"sub_metering_wh\":[{one},{two},{three}],\"energy_kwh\":{:.3}}}",
                 1 + seconds / 86_400 % 28,
                 seconds / 3600 % 24,

@@ -61,6 +61,8 @@ pub(super) struct Framing {
     /// When the first of the gathered came, or of those that are read again.
     since: Duration,
     read_again: bool,
+    /// The frame before was full: what is left of a backlog behind it waits for no others.
+    after_full: bool,
     /// A portion of another epoch or lane, which waits until this one's are gone.
     next: Option<Portion>,
     pub(super) job: Option<Job<Made>>,
@@ -76,6 +78,7 @@ impl Framing {
             gathered_bytes: 0,
             since: Duration::ZERO,
             read_again: false,
+            after_full: false,
             next: None,
             job: None,
             each_bytes: EACH_START_BYTES,
@@ -251,6 +254,7 @@ impl Link {
         if self.framing.gathered.is_empty() || !self.frame_is_due(wanted) {
             return;
         }
+        self.framing.after_full = !self.framing.has_room(wanted);
         let readings = self.framing.take(wanted);
         self.framing.since = self.now();
         let Some((epoch, village, _)) = self.framing.of.clone() else {
@@ -286,7 +290,10 @@ impl Link {
         }
         let draining = self.parts.board.update(|board| board.drain.is_some());
         let lingered = self.now().saturating_sub(framing.since);
-        draining || !self.care.is_off() || lingered >= self.parts.settings.batch.linger
+        draining
+            || framing.after_full
+            || !self.care.is_off()
+            || lingered >= self.parts.settings.batch.linger
     }
 
     /// How long until the gathered readings have lingered.
