@@ -45,6 +45,7 @@ pub struct Pace {
     flat_rounds: u8,
     flat_at: f64,
     max_bytes: usize,
+    start_bytes: usize,
 }
 
 impl Pace {
@@ -63,7 +64,13 @@ impl Pace {
             flat_rounds: 0,
             flat_at: 0.0,
             max_bytes,
+            start_bytes: FLIGHT_START_BYTES,
         }
+    }
+
+    /// Lets so many bytes leave before anything is known of the link.
+    pub(crate) fn start_with(&mut self, bytes: usize) {
+        self.start_bytes = bytes;
     }
 
     /// A new connection over the same link: nothing is under way, what was learned stays.
@@ -82,7 +89,7 @@ impl Pace {
     /// How many bytes may be under way.
     pub fn allowed_bytes(&self) -> usize {
         let (Some(rate), Some((round_trip, _))) = (self.rate(), self.round_trip_min) else {
-            return FLIGHT_START_BYTES.min(self.max_bytes);
+            return self.start_bytes.min(self.max_bytes);
         };
         let gain = if self.refreshing_until.is_some() {
             REFRESH_GAIN

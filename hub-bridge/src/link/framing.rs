@@ -23,6 +23,9 @@ use crate::wire::frame::{self, Carried, Frame, FrameError};
 
 /// A frame's size before the link's rate is known, in bytes.
 const FRAME_START_BYTES: usize = 16 * 1024;
+/// Frames in flight before anything is known of the link, in bytes: a reading in a frame costs so little that two seconds of
+/// the thinnest link hold a village's day.
+pub(super) const FLIGHT_START_BYTES: usize = 64 * 1024;
 /// Smaller frames would not compress.
 const FRAME_MIN_BYTES: usize = 4 * 1024;
 /// The most readings in a frame, and the most bytes of readings: what memory allows.

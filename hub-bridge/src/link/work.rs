@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::{
     Bounds, Care, Cargo, Confirms, Feed, Flying, Framing, Item, Link, LinkEnd, LinkEvent,
-    LinkParts, Memory, storage::CONFIRM_AFTER,
+    LinkParts, Memory, framing, storage::CONFIRM_AFTER,
 };
 use crate::backlog::{EpochState, Mark};
 use crate::classify::{ErrorClass, Failure};
@@ -19,7 +19,7 @@ use crate::lanes::{Lanes, OfClient};
 use crate::packet::{Outgoing, Packing, Unsendable};
 use crate::platform::{Crashed, Job};
 use crate::policy::Forward;
-use crate::settings::{BridgeSettings, Confirm};
+use crate::settings::{BridgeSettings, Confirm, Format};
 use crate::status::LimitedBy;
 use crate::version::Version;
 use crate::wire;
@@ -60,6 +60,9 @@ impl Link {
             |state| format!("{village}-{}", state.epoch),
         );
         memory.pace.reconnected();
+        if parts.settings.hub.format == Format::Batch {
+            memory.pace.start_with(framing::FLIGHT_START_BYTES);
+        }
         let now = parts.began.elapsed();
         let feed = feed_of(&parts.settings, &memory, &epochs, now);
         let connections_max = usize::from(parts.settings.hub.connections_max);
