@@ -2,9 +2,12 @@
 
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::port;
@@ -86,11 +89,17 @@ impl Rabbit {
         self.nodes[n].mqtt
     }
 
-    /// kill -9 of one node.
+    /// kill -9 of one node: of the emulator, which is a child of the script that started it. Returns once nobody listens.
     pub fn kill(&mut self, n: usize) {
         if let Some(mut child) = self.nodes[n].child.take() {
-            let _ = child.kill();
+            let group = Pid::from_raw(child.id().try_into().unwrap());
+            let _ = killpg(group, Signal::SIGKILL);
             let _ = child.wait();
+            wait_for("the node is dead", within(10), || {
+                TcpStream::connect(self.nodes[n].mqtt)
+                    .is_err()
+                    .then_some(())
+            });
         }
     }
 
@@ -119,9 +128,9 @@ impl Rabbit {
             .append(true)
             .open(home.join("out"))
             .unwrap();
-        // The shell script ends in the emulator itself: what is killed is the node.
         let child = self
             .environment(Command::new(format!("{PROGRAMS}/rabbitmq-server")), n)
+            .process_group(0)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
